@@ -1,0 +1,356 @@
+"""Each request as a call of the union: a few lines between the protocol's arguments and one method of operations.
+
+Called through the table in `dispatch.py`. A call takes the connection, the request (for its node and its caller) and
+the decoded arguments. It returns what the row's encoder takes, or raises OSError. It may run in any thread.
+
+What the kernel is told to keep, it keeps for a day, and nothing that is seen through the mount is stale: the kernel
+forgets by itself what it changes, and a listing is asked for anew each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from unionfs.errors import UnionfsError
+from unionfs.fuse import protocol, wire
+from unionfs.fuse.nodes import Handles, Nodes
+from unionfs.fuse.wire import Request
+from unionfs.linux import files
+from unionfs.union.operations import Attributes, Caller, Entry, Inode, Operations
+
+WANTED = (
+    "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
+    "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "EXPLICIT_INVAL_DATA", "HANDLE_KILLPRIV_V2",
+    "SETXATTR_EXT", "INIT_EXT",
+)  # fmt: skip
+"""The abilities of the kernel that are used where it has them. Locks stay the kernel's own."""
+
+PID_XATTR = b"user.unionfs.pid"
+"""Virtual, on the root: the process that serves the mount, for whoever unmounts it and waits for its end."""
+
+_WANTED = sum(protocol.INIT_FLAGS[name] for name in WANTED)
+
+
+class Connection:
+    """What is known of one mount: the union, the nodes and handles the kernel holds, what INIT agreed on."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
+        self.nodes = Nodes(operations)
+        self.inodes = self.nodes.inodes
+        self.handles = Handles()
+        self.minor = 0
+        self.flags = 0
+        self.interrupt: Callable[[int], None] = lambda unique: None
+        """Set by the server: cancel the request of that `unique`."""
+
+    def enter(self, inode: Inode) -> tuple[int, Attributes]:
+        """Nodeid and attributes of an inode that a method of the union gave us a reference to: now the kernel's."""
+        try:
+            attributes = self.operations.getattr(inode)
+        except BaseException:
+            self.operations.forget(inode)
+            raise
+        return self.nodes.remember(inode), attributes
+
+
+# --- the connection itself
+
+
+def init(c: Connection, request: Request, major: int, minor: int, read_ahead: int, flags: int) -> tuple[int, int]:
+    """Agree on the lower of both minor versions, and on what both can do. Raises UnionfsError for an old kernel."""
+    if major != protocol.MAJOR or minor < protocol.MINOR_OLDEST:
+        raise UnionfsError(
+            f"the kernel speaks FUSE {major}.{minor}",
+            f"the native engine needs {protocol.MAJOR}.{protocol.MINOR_OLDEST}, which is Linux 5.4",
+            "use --engine fusepy, or a newer kernel",
+        )
+    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), flags & _WANTED
+    return c.minor, c.flags
+
+
+def interrupt(c: Connection, request: Request, unique: int) -> None:
+    c.interrupt(unique)
+
+
+def forget(c: Connection, request: Request, references: int) -> None:
+    c.nodes.forget(request.nodeid, references)
+
+
+def batch_forget(c: Connection, request: Request, pairs: list[tuple[int, int]]) -> None:
+    for nodeid, references in pairs:
+        c.nodes.forget(nodeid, references)
+
+
+def statfs(c: Connection, request: Request) -> os.statvfs_result:
+    return c.operations.statfs()
+
+
+def syncfs(c: Connection, request: Request) -> None:
+    c.operations.syncfs()
+
+
+def nothing(c: Connection, request: Request, *arguments: object) -> None:
+    """DESTROY; NOTIFY_REPLY, which answers a question that is never asked."""
+
+
+def refuse(number: int) -> Callable[..., None]:
+    """A call that is always refused. ENOSYS: the kernel does it itself, or never asks again."""
+
+    def call(c: Connection, request: Request, *arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+# --- names
+
+
+def lookup(c: Connection, request: Request, name: bytes) -> tuple[int, Attributes] | None:
+    try:
+        return c.enter(c.operations.lookup(c.inodes[request.nodeid], name))
+    except FileNotFoundError:
+        return None
+
+
+def mknod(c: Connection, request: Request, mode: int, rdev: int, umask: int, name: bytes) -> tuple[int, Attributes]:
+    caller = Caller(request.uid, request.gid, umask, request.pid)
+    return c.enter(c.operations.mknod(c.inodes[request.nodeid], name, mode, rdev, caller))
+
+
+def mkdir(c: Connection, request: Request, mode: int, umask: int, name: bytes) -> tuple[int, Attributes]:
+    caller = Caller(request.uid, request.gid, umask, request.pid)
+    return c.enter(c.operations.mkdir(c.inodes[request.nodeid], name, mode, caller))
+
+
+def symlink(c: Connection, request: Request, name: bytes, target: bytes) -> tuple[int, Attributes]:
+    caller = Caller(request.uid, request.gid, 0, request.pid)
+    return c.enter(c.operations.symlink(c.inodes[request.nodeid], name, target, caller))
+
+
+def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int, Attributes]:
+    return c.enter(c.operations.link(c.inodes[nodeid], c.inodes[request.nodeid], name))
+
+
+def unlink(c: Connection, request: Request, name: bytes) -> None:
+    c.operations.unlink(c.inodes[request.nodeid], name)
+
+
+def rmdir(c: Connection, request: Request, name: bytes) -> None:
+    c.operations.rmdir(c.inodes[request.nodeid], name)
+
+
+def rename(c: Connection, request: Request, new_nodeid: int, old: bytes, new: bytes) -> None:
+    c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new)
+
+
+def rename2(c: Connection, request: Request, new_nodeid: int, flags: int, old: bytes, new: bytes) -> None:
+    c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new, flags)
+
+
+def readlink(c: Connection, request: Request) -> bytes:
+    return c.operations.readlink(c.inodes[request.nodeid])
+
+
+# --- attributes
+
+
+def getattr_(c: Connection, request: Request, flags: int, fh: int) -> Attributes:
+    handle = c.handles[fh] if flags & protocol.GETATTR_FH else None
+    return c.operations.getattr(c.inodes[request.nodeid], handle)
+
+
+def statx(c: Connection, request: Request, flags: int, fh: int) -> tuple[Attributes, int | None]:
+    inode = c.inodes[request.nodeid]
+    return getattr_(c, request, flags, fh), c.operations.birth_time(inode)
+
+
+def setattr_(
+    c: Connection, request: Request, valid: int, fh: int, size: int, atime: int, mtime: int,
+    atime_ns: int, mtime_ns: int, mode: int, uid: int, gid: int,
+) -> Attributes:  # fmt: skip
+    """FATTR_CTIME comes with the writeback cache only, FATTR_LOCKOWNER with remote locks: neither is asked for."""
+    return c.operations.setattr(
+        c.inodes[request.nodeid],
+        mode=stat.S_IMODE(mode) if valid & protocol.FATTR_MODE else None,
+        uid=uid if valid & protocol.FATTR_UID else None,
+        gid=gid if valid & protocol.FATTR_GID else None,
+        size=size if valid & protocol.FATTR_SIZE else None,
+        atime_ns=_time(valid, protocol.FATTR_ATIME, protocol.FATTR_ATIME_NOW, atime, atime_ns),
+        mtime_ns=_time(valid, protocol.FATTR_MTIME, protocol.FATTR_MTIME_NOW, mtime, mtime_ns),
+        handle=c.handles[fh] if valid & protocol.FATTR_FH else None,
+        kill_priv=bool(valid & protocol.FATTR_KILL_SUIDGID),
+    )
+
+
+def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> int | None:
+    if valid & now:
+        return files.UTIME_NOW
+    return seconds * 1_000_000_000 + nanoseconds if valid & given else None
+
+
+def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | bytes:
+    if name == PID_XATTR and request.nodeid == protocol.ROOT_ID:
+        return _fitting(b"%d" % os.getpid(), size)
+    return _fitting(c.operations.getxattr(c.inodes[request.nodeid], name), size)
+
+
+def listxattr(c: Connection, request: Request, size: int) -> int | bytes:
+    names = c.operations.listxattr(c.inodes[request.nodeid])
+    return _fitting(b"".join([name + b"\0" for name in names]), size)
+
+
+def _fitting(value: bytes, size: int) -> int | bytes:
+    """A size of 0 asks how long the value is."""
+    if not size:
+        return len(value)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value
+
+
+def setxattr(c: Connection, request: Request, name: bytes, value: bytes, flags: int, more: int) -> None:
+    inode = c.inodes[request.nodeid]
+    c.operations.setxattr(inode, name, value, flags)
+    if more & protocol.SETXATTR_ACL_KILL_SGID:
+        mode = c.operations.getattr(inode).mode
+        if mode & stat.S_ISGID:
+            c.operations.setattr(inode, mode=stat.S_IMODE(mode) & ~stat.S_ISGID)
+
+
+def removexattr(c: Connection, request: Request, name: bytes) -> None:
+    c.operations.removexattr(c.inodes[request.nodeid], name)
+
+
+# --- files
+
+
+def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int]:
+    """The page cache stays right, since only the kernel changes a file; O_TRUNC lets it go."""
+    inode = c.inodes[request.nodeid]
+    handle = c.operations.open(inode, flags)
+    if open_flags & protocol.OPEN_KILL_SUIDGID:
+        _kill_suidgid(c, inode, handle)
+    kept = 0 if flags & os.O_TRUNC else protocol.FOPEN_KEEP_CACHE
+    return c.handles.add(handle), kept | protocol.FOPEN_NOFLUSH
+
+
+def create(
+    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
+) -> tuple[int, Attributes, int, int]:
+    caller = Caller(request.uid, request.gid, umask, request.pid)
+    inode, handle = c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller)
+    return _created(c, inode, handle, open_flags)
+
+
+def tmpfile(c: Connection, request: Request, flags: int, mode: int, umask: int) -> tuple[int, Attributes, int, int]:
+    caller = Caller(request.uid, request.gid, umask, request.pid)
+    inode, handle = c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller)
+    return _created(c, inode, handle, 0)
+
+
+def _created(c: Connection, inode: Inode, handle: Any, open_flags: int) -> tuple[int, Attributes, int, int]:
+    try:
+        if open_flags & protocol.OPEN_KILL_SUIDGID:
+            _kill_suidgid(c, inode, handle)
+        nodeid, attributes = c.enter(inode)
+    except BaseException:
+        c.operations.release(handle)
+        raise
+    return nodeid, attributes, c.handles.add(handle), protocol.FOPEN_NOFLUSH
+
+
+def _kill_suidgid(c: Connection, inode: Inode, handle: Any) -> None:
+    """The kernel asks for it when O_TRUNC cuts a file of a caller without CAP_FSETID."""
+    c.operations.setattr(inode, handle=handle, kill_priv=True)
+
+
+def read(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer:
+    return c.operations.read(c.handles[fh], position, size)
+
+
+def write(c: Connection, request: Request, fh: int, position: int, flags: int, content: memoryview) -> int:
+    return c.operations.write(c.handles[fh], position, content, bool(flags & protocol.WRITE_KILL_SUIDGID))
+
+
+def flush(c: Connection, request: Request, fh: int) -> None:
+    c.operations.flush(c.handles[fh])
+
+
+def fsync(c: Connection, request: Request, fh: int, flags: int) -> None:
+    c.operations.fsync(c.handles[fh], bool(flags & protocol.FSYNC_FDATASYNC))
+
+
+def release(c: Connection, request: Request, fh: int) -> None:
+    handle = c.handles[fh]
+    del c.handles[fh]
+    c.operations.release(handle)
+
+
+def fallocate(c: Connection, request: Request, fh: int, position: int, length: int, mode: int) -> None:
+    c.operations.fallocate(c.handles[fh], mode, position, length)
+
+
+def lseek(c: Connection, request: Request, fh: int, position: int, whence: int) -> int:
+    return c.operations.lseek(c.handles[fh], position, whence)
+
+
+def copy_file_range(
+    c: Connection, request: Request, fh: int, position: int, nodeid: int, fh_out: int, position_out: int, length: int,
+    flags: int,
+) -> int:  # fmt: skip
+    """copy_file_range(2) has no flags; one that came would mean something we do not know."""
+    if flags:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return c.operations.copy_file_range(c.handles[fh], position, c.handles[fh_out], position_out, length)
+
+
+# --- directories
+
+
+def opendir(c: Connection, request: Request, flags: int) -> tuple[int, int]:
+    return c.handles.add(c.operations.opendir(c.inodes[request.nodeid])), 0
+
+
+def readdir(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
+    return wire.dirents(c.operations.readdir(c.handles[fh], cookie), size)
+
+
+def readdirplus(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
+    """Entries with their nodes, looked up only when they fit: each one counts as a reference."""
+    directory, parts = c.inodes[request.nodeid], []
+    for item in _fitting_entries(c.operations.readdir(c.handles[fh], cookie), size):
+        parts.append(wire.dirent_plus(item, _node_of(c, directory, item.name)))
+    return b"".join(parts)
+
+
+def _fitting_entries(entries: Iterator[Entry], size: int) -> Iterator[Entry]:
+    for item in entries:
+        size -= wire.dirent_plus_size(item.name)
+        if size < 0:
+            return
+        yield item
+
+
+def _node_of(c: Connection, directory: Inode, name: bytes) -> tuple[int, Attributes] | None:
+    """None where the kernel needs no node ("." and "..") or there is none any more: it would ask by LOOKUP."""
+    if name in (b".", b".."):
+        return None
+    try:
+        return c.enter(c.operations.lookup(directory, name))
+    except OSError:
+        return None
+
+
+def fsyncdir(c: Connection, request: Request, fh: int, flags: int) -> None:
+    c.operations.fsyncdir(c.handles[fh], bool(flags & protocol.FSYNC_FDATASYNC))
+
+
+def releasedir(c: Connection, request: Request, fh: int) -> None:
+    handle = c.handles[fh]
+    del c.handles[fh]
+    c.operations.releasedir(handle)

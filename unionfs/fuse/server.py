@@ -1,0 +1,223 @@
+"""The loop: a request, its row in the table, the answer. Helper threads for what may wait long.
+
+Called by `mount.py` with a mounted connection. It promises that no request ends the service: a failure is an errno, an
+unknown exception EIO with its traceback in the log, a message that is no message EIO.
+
+One thread reads and answers, without a hand-over to another, which would cost more than most answers. What may block
+goes to a helper with its buffer. The kernel orders requests that depend on each other by waiting for answers, so
+answers may overtake.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Lock, Thread
+from time import perf_counter_ns
+
+from unionfs import events
+from unionfs.errors import UnionfsError
+from unionfs.fuse import dispatch, protocol, wire
+from unionfs.fuse.calls import Connection
+from unionfs.fuse.device import Device
+from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
+from unionfs.fuse.wire import Reply, Request, WireError
+from unionfs.union.operations import Operations
+
+HELPERS = 8
+"""Threads at most for what blocks. More wait in a queue, and can be interrupted there."""
+
+
+class Server:
+    """One connection and its service."""
+
+    def __init__(self, operations: Operations, device: Device) -> None:
+        self._device = device
+        self._connection = Connection(operations)
+        self._connection.interrupt = self._interrupt
+        self._rows = list(dispatch.TABLE)
+        self._helpers = Helpers(self._help, device.recycle)
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until the file system is unmounted; `ready` is called when it answers. Closes the device and the union.
+
+        Raises UnionfsError when the kernel is too old, OSError when the device fails.
+        """
+        request = self._device.request()
+        try:
+            if self._shake_hands(request):
+                ready()
+                self._serve(request)
+        finally:
+            self._helpers.stop()
+            self._device.close()
+            self._connection.operations.close()
+
+    def _shake_hands(self, request: Request) -> bool:
+        """Answer INIT, the first request, and nothing else before it. False: unmounted already."""
+        while self._device.receive(request):
+            try:
+                if self._answer_first(request):
+                    return True
+            except WireError as fault:
+                self._device.send(request.unique, self._malformed(request, fault))
+        return False
+
+    def _answer_first(self, request: Request) -> bool:
+        unique, row = request.unique, dispatch.TABLE[protocol.INIT]
+        if request.opcode != protocol.INIT:
+            raise WireError(f"{request} came before INIT")
+        if row.decode(request)[0] > protocol.MAJOR:  # it is told ours, and asks again with that
+            self._device.send(unique, wire.initialised(unique, (protocol.MINOR_NEWEST, 0)))
+            return False
+        try:
+            reply = self._answer(row, request)
+        except UnionfsError:
+            self._device.send(unique, wire.error(unique, errno.EPROTO))
+            raise
+        assert not isinstance(reply, HandOver)
+        self._rows = dispatch.rows_for(self._connection.flags)
+        self._device.send(unique, reply)
+        return True
+
+    def _serve(self, request: Request) -> None:
+        device, rows, known = self._device, self._rows, len(self._rows)
+        receive, perform, send = device.receive, self._perform, device.send
+        while True:
+            try:
+                if not receive(request):
+                    return
+            except WireError as fault:
+                send(request.unique, self._malformed(request, fault))
+                continue
+            row = rows[request.opcode] if request.opcode < known else dispatch.UNKNOWN
+            reply = perform(row, request, False)
+            if isinstance(reply, HandOver):
+                self._helpers.submit(row, request)
+                request = device.request()
+            else:
+                send(request.unique, reply)
+
+    def _perform(self, row: Row, request: Request, helping: bool) -> Reply | HandOver:
+        """The answer to a request, whatever happens. `helping`: in a helper, where nothing is handed over."""
+        if events.listeners:
+            return self._watched(row, request, helping)
+        try:
+            return self._answer(row, request, helping)
+        except OSError as error:
+            return wire.error(request.unique, error.errno or errno.EIO)
+        except Exception as fault:
+            return self._failed(row, request, fault)
+
+    def _answer(self, row: Row, request: Request, helping: bool = False) -> Reply | HandOver:
+        arguments = row.decode(request)
+        call = row.call if helping else row.on_main
+        result = call(self._connection, request, *arguments)
+        return HAND_OVER if result is HAND_OVER else row.encode(request.unique, result)
+
+    def _failed(self, row: Row, request: Request, fault: Exception) -> Reply:
+        """A message that is no message, or a fault of the program: logged, and the service goes on."""
+        if isinstance(fault, WireError):
+            return self._malformed(request, fault)
+        events.exception(f"{row.name} of node {request.nodeid} failed")
+        return wire.error(request.unique, errno.EIO)
+
+    def _malformed(self, request: Request, fault: WireError) -> Reply:
+        events.error(f"malformed message from the kernel: {fault}")
+        return wire.error(request.unique, fault.errno)
+
+    def _watched(self, row: Row, request: Request, helping: bool) -> Reply | HandOver:
+        """`_perform` for listeners: one event a request, with its time in microseconds and the errno of its answer."""
+        start, number, arguments = perf_counter_ns(), 0, ()
+        try:
+            arguments = row.decode(request)
+            reply = self._answer(row, request, helping)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            reply = wire.error(request.unique, number)
+        except Exception as fault:
+            number = errno.EIO
+            reply = self._failed(row, request, fault)
+        if reply is not HAND_OVER:
+            events.emit(
+                "request", op=row.name, unique=request.unique, nodeid=request.nodeid, pid=request.pid,
+                us=(perf_counter_ns() - start) // 1000, errno=number, fields=row.fields, arguments=arguments,
+            )  # fmt: skip
+        return reply
+
+    def _help(self, row: Row, request: Request) -> None:
+        """In a helper: make the call and answer."""
+        self._connection.operations.set_interrupt_check(lambda: request.interrupted)
+        reply = self._perform(row, request, True)
+        assert not isinstance(reply, HandOver)
+        self._helpers.finished(request)
+        self._device.send(request.unique, reply)
+        self._device.recycle(request)
+
+    def _interrupt(self, unique: int) -> None:
+        """The caller of that request got a signal. One that waits is answered at once, one that runs sees a flag."""
+        if self._helpers.cancel(unique):
+            self._device.send(unique, wire.error(unique, errno.EINTR))
+
+
+class Helpers:
+    """Threads that are made when they are needed, and end with the service.
+
+    A request is in `_waiting` until a helper takes it out, or the main thread does, to cancel it: one of them gets it.
+    """
+
+    def __init__(self, work: Callable[[Row, Request], None], drop: Callable[[Request], None]) -> None:
+        self._work = work
+        self._drop = drop
+        self._queue: SimpleQueue[tuple[Row, Request] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._idle = 0
+        self._threads: list[Thread] = []
+        self._waiting: dict[int, Request] = {}
+        self._running: dict[int, Request] = {}
+
+    def submit(self, row: Row, request: Request) -> None:
+        request.interrupted = False
+        self._waiting[request.unique] = request
+        with self._lock:
+            wanted = not self._idle and len(self._threads) < HELPERS
+            self._idle -= bool(self._idle)
+        if wanted:
+            thread = Thread(target=self._run, name=f"unionfs helper {len(self._threads) + 1}")
+            self._threads.append(thread)
+            thread.start()
+        self._queue.put((row, request))
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            row, request = job
+            self._running[request.unique] = request
+            if self._waiting.pop(request.unique, None) is None:
+                self.finished(request)
+                self._drop(request)
+            else:
+                self._work(row, request)
+            with self._lock:
+                self._idle += 1
+
+    def finished(self, request: Request) -> None:
+        self._running.pop(request.unique, None)
+
+    def cancel(self, unique: int) -> bool:
+        """True: the request was still waiting, and nobody will serve it. Else it is told, if it is known at all."""
+        if self._waiting.pop(unique, None) is not None:
+            return True
+        running = self._running.get(unique)
+        if running is not None:
+            running.interrupted = True
+        return False
+
+    def stop(self) -> None:
+        """Interrupt what runs, and wait for the threads' end."""
+        for request in (*self._running.copy().values(), *self._waiting.copy().values()):
+            request.interrupted = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()

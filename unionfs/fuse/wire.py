@@ -1,0 +1,346 @@
+"""Bytes to a request, and a reply to bytes: the layouts of the FUSE protocol, no I/O.
+
+Called by `dispatch.py`, whose table names one decoder and one encoder for each opcode, and by `server.py`.
+A decoder takes a `Request` and returns the operation's arguments as a tuple, or raises WireError: for a message that
+is short, unterminated, or not what its header says. An encoder takes the request's `unique` and the operation's result
+and returns the whole reply, header included: one bytes object, or several buffers where data should not be copied.
+
+All numbers are little or big endian as the machine is. Layouts: include/uapi/linux/fuse.h.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from struct import Struct
+from typing import Any
+
+from unionfs.fuse import protocol
+from unionfs.union.operations import Attributes, Entry
+
+Buffer = bytes | bytearray | memoryview
+Reply = bytes | tuple[bytes, Buffer] | None
+Decoder = Callable[["Request"], tuple[Any, ...]]
+Encoder = Callable[[int, Any], Reply]
+
+VALID = 86_400
+"""Seconds for which the kernel may keep a name, its absence, and attributes. Long, because the union owns its layers:
+nothing changes but through the kernel, which forgets by itself what it changes."""
+
+MAX_WRITE = 1 << 20
+MAX_PAGES = 256
+READ_AHEAD = 1 << 20
+REQUEST_SIZE = MAX_WRITE + 4096
+"""Bytes of a buffer that holds any request: the largest WRITE, its headers, and some room."""
+
+_IN = Struct("=IIQQIIIHxx")
+_BODY = _IN.size
+_ATTRIBUTES = "QQQqqqIIIIIIIIII"
+_NANO = 1_000_000_000
+
+
+class WireError(Exception):
+    """A message that is not what the protocol says. `errno` is what its sender is told."""
+
+    def __init__(self, reason: str, number: int = errno.EIO) -> None:
+        super().__init__(reason)
+        self.errno = number
+
+
+class Request:
+    """One message of the kernel in a buffer of its own, which is used again for another when this one is answered."""
+
+    __slots__ = ("buffer", "end", "gid", "interrupted", "nodeid", "opcode", "pid", "uid", "unique", "vector", "view")
+
+    def __init__(self, size: int = REQUEST_SIZE) -> None:
+        self.buffer = bytearray(size)
+        self.view = memoryview(self.buffer)
+        self.vector = [self.buffer]
+        self.interrupted = False
+        self.end = self.opcode = self.unique = self.nodeid = self.uid = self.gid = self.pid = 0
+
+    def parse(self, received: int) -> None:
+        """Take the header apart, of a message of `received` bytes. Raises WireError; `unique` is right or 0 then."""
+        self.unique = 0
+        if received < _BODY:
+            raise WireError(f"a message of {received} bytes, less than a header")
+        length, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, extensions = _IN.unpack_from(
+            self.buffer
+        )
+        if length != received:
+            raise WireError(f"a message of {received} bytes says it has {length}")
+        self.end = received - 8 * extensions
+        if self.end < _BODY:
+            raise WireError(f"{extensions} words of extensions in a message of {received} bytes")
+
+    def __repr__(self) -> str:
+        return f"request {self.unique}: opcode {self.opcode}, node {self.nodeid}, process {self.pid}"
+
+
+# --- decoders: a request to the arguments of an operation
+
+
+def nothing(request: Request) -> tuple[()]:
+    """No arguments, whatever the message holds."""
+    return ()
+
+
+def fixed(layout: str) -> Decoder:
+    """Numbers only. `layout` is a struct format without its byte order; fields nobody needs are `x`."""
+    struct = Struct("=" + layout)
+    minimum, unpack = _BODY + struct.size, struct.unpack_from
+
+    def decode(request: Request) -> tuple[Any, ...]:
+        if request.end < minimum:
+            raise WireError(f"{request} is short: {request.end} bytes of {minimum}")
+        return unpack(request.buffer, _BODY)
+
+    return decode
+
+
+def named(layout: str, count: int = 1) -> Decoder:
+    """Numbers, then `count` names, each ended by a zero byte. "." and ".." are not names here."""
+    numbers = fixed(layout)
+    start = _BODY + Struct("=" + layout).size
+
+    def decode(request: Request) -> tuple[Any, ...]:
+        head = numbers(request)
+        *names, tail = bytes(request.view[start : request.end]).split(b"\0")
+        if tail or len(names) != count:
+            raise WireError(f"{request} should end in {count} names")
+        for name in names:
+            if b"/" in name or name in (b"", b".", b".."):
+                raise WireError(f"{request} holds the name {name!r}")
+        return (*head, *names)
+
+    return decode
+
+
+def lookup(request: Request) -> tuple[bytes]:
+    """One name; "." and ".." too, which a server of NFS asks for."""
+    name, zero, tail = bytes(request.view[_BODY : request.end]).partition(b"\0")
+    if not zero or tail or not name or b"/" in name:
+        raise WireError(f"{request} should hold one name")
+    return (name,)
+
+
+def symlink(request: Request) -> tuple[bytes, bytes]:
+    """A name, and any target but the empty one."""
+    parts = bytes(request.view[_BODY : request.end]).split(b"\0")
+    if len(parts) != 3 or parts[2] or b"/" in parts[0] or parts[0] in (b"", b".", b"..") or not parts[1]:
+        raise WireError(f"{request} should hold a name and a target")
+    return parts[0], parts[1]
+
+
+def xattr_name(layout: str) -> Decoder:
+    """Numbers, then the name of an extended attribute."""
+    numbers = fixed(layout)
+    start = _BODY + Struct("=" + layout).size
+
+    def decode(request: Request) -> tuple[Any, ...]:
+        head = numbers(request)
+        name, zero, tail = bytes(request.view[start : request.end]).partition(b"\0")
+        if not name or not zero or tail:
+            raise WireError(f"{request} should end in the name of an attribute")
+        return (*head, name)
+
+    return decode
+
+
+def _setxattr(layout: str) -> Decoder:
+    numbers = fixed(layout)
+    start = _BODY + Struct("=" + layout).size
+
+    def decode(request: Request) -> tuple[bytes, bytes, int, int]:
+        size, flags, more = (*numbers(request), 0)[:3]
+        name, zero, value = bytes(request.view[start : request.end]).partition(b"\0")
+        if not name or not zero or len(value) != size:
+            raise WireError(f"{request} should end in an attribute's name and {size} bytes")
+        return name, value, flags, more
+
+    return decode
+
+
+setxattr = _setxattr("III4x")
+setxattr_short = _setxattr("II")
+"""SETXATTR where SETXATTR_EXT was not agreed on (before 7.33)."""
+
+_write_head = fixed("QQII8x4x4x")
+
+
+def write(request: Request) -> tuple[int, int, int, memoryview]:
+    """Handle, offset, flags and the data itself, still in the request's buffer."""
+    handle, offset, size, flags = _write_head(request)
+    start = _BODY + 40
+    if request.end < start + size:
+        raise WireError(f"{request} announces {size} bytes and brings {request.end - start}")
+    return handle, offset, flags, request.view[start : start + size]
+
+
+_init_head, _init_more, _count_head = fixed("IIII"), fixed("16xI"), fixed("I4x")
+_FORGET_ONE = Struct("=QQ")
+
+
+def init(request: Request) -> tuple[int, int, int, int]:
+    """Major and minor version, read-ahead in bytes, and the flags, 64 bits of them where the kernel has so many."""
+    major, minor, read_ahead, flags = _init_head(request)
+    if flags & protocol.INIT_FLAGS["INIT_EXT"] and request.end >= _BODY + 20:
+        flags |= _init_more(request)[0] << 32
+    return major, minor, read_ahead, flags
+
+
+def batch_forget(request: Request) -> tuple[list[tuple[int, int]]]:
+    """Pairs of a nodeid and how many references to it are given back."""
+    (count,) = _count_head(request)
+    start, end = _BODY + 8, _BODY + 8 + count * _FORGET_ONE.size
+    if request.end < end:
+        raise WireError(f"{request} announces {count} nodes and brings {(request.end - start) // _FORGET_ONE.size}")
+    return (list(_FORGET_ONE.iter_unpack(request.view[start:end])),)
+
+
+# --- encoders: a result to a reply
+
+_OUT = Struct("=IiQ")
+_ATTR_REPLY = Struct("=IiQQII" + _ATTRIBUTES)
+_ENTRY_REPLY = Struct("=IiQQQQQII" + _ATTRIBUTES)
+_CREATED_REPLY = Struct("=IiQQQQQII" + _ATTRIBUTES + "QIi")
+_OPEN_REPLY = Struct("=IiQQIi")
+_COUNT_REPLY = Struct("=IiQI4x")
+_OFFSET_REPLY = Struct("=IiQQ")
+_STATFS_REPLY = Struct("=IiQQQQQQIII28x")
+_INIT_REPLY = Struct("=IiQIIIIHHIIHHI28x")
+_STATX_REPLY = Struct("=IiQQII16xIIQIIIHxxQQQQqI4xqI4xqI4xqI4xII8x112x")
+_INVAL_INODE = Struct("=IiQQqq")
+_DIRENT = Struct("=QQII")
+_DIRENT_PLUS = Struct("=QQQQII" + _ATTRIBUTES + "QQII")
+_NO_ENTRY = Struct("=QQQQII" + _ATTRIBUTES).pack(*[0] * 22)
+_STATX_BASIC, _STATX_BTIME = 0x7FF, 0x800
+
+
+def no_reply(unique: int, result: object) -> None:
+    """FORGET and its like are not answered."""
+
+
+def done(unique: int, result: object) -> bytes:
+    """Success, and nothing to tell."""
+    return _OUT.pack(16, 0, unique)
+
+
+def error(unique: int, number: int) -> bytes:
+    """Failure with an errno. The kernel takes 1 to 511; anything else becomes EIO."""
+    return _OUT.pack(16, -number if 0 < number < 512 else -errno.EIO, unique)
+
+
+def _attributes(a: Attributes) -> tuple[int, ...]:
+    atime, atime_ns = divmod(a.atime_ns, _NANO)
+    mtime, mtime_ns = divmod(a.mtime_ns, _NANO)
+    ctime, ctime_ns = divmod(a.ctime_ns, _NANO)
+    return (
+        a.ino, a.size, a.blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+        a.mode, a.nlink, a.uid, a.gid, a.rdev & 0xFFFFFFFF, a.blksize, 0,
+    )  # fmt: skip
+
+
+def attributes(unique: int, result: Attributes) -> bytes:
+    return _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, VALID, 0, 0, *_attributes(result))
+
+
+def entry(unique: int, result: tuple[int, Attributes] | None) -> bytes:
+    """A node under a name. None: there is no such name, and the kernel may remember that."""
+    if result is None:
+        return _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, 0, 0, VALID, *[0] * 19)
+    nodeid, found = result
+    return _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, nodeid, 0, VALID, VALID, 0, 0, *_attributes(found))
+
+
+def created(unique: int, result: tuple[int, Attributes, int, int]) -> bytes:
+    nodeid, new, handle, flags = result
+    return _CREATED_REPLY.pack(
+        _CREATED_REPLY.size, 0, unique, nodeid, 0, VALID, VALID, 0, 0, *_attributes(new), handle, flags, 0
+    )
+
+
+def opened(unique: int, result: tuple[int, int]) -> bytes:
+    return _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, *result, 0)
+
+
+def data(unique: int, result: Buffer) -> tuple[bytes, Buffer]:
+    return _OUT.pack(16 + len(result), 0, unique), result
+
+
+def count(unique: int, result: int) -> bytes:
+    return _COUNT_REPLY.pack(_COUNT_REPLY.size, 0, unique, result)
+
+
+def offset(unique: int, result: int) -> bytes:
+    return _OFFSET_REPLY.pack(_OFFSET_REPLY.size, 0, unique, result)
+
+
+def xattr(unique: int, result: int | bytes) -> Reply:
+    """A size, where that was asked for, or the value."""
+    return count(unique, result) if isinstance(result, int) else data(unique, result)
+
+
+def statfs(unique: int, result: Any) -> bytes:
+    """From an os.statvfs_result."""
+    s = result
+    return _STATFS_REPLY.pack(
+        _STATFS_REPLY.size, 0, unique, s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, s.f_bsize, s.f_namemax,
+        s.f_frsize,
+    )  # fmt: skip
+
+
+def statx(unique: int, result: tuple[Attributes, int | None]) -> bytes:
+    """Attributes and, where the layer's file system keeps it, the time of birth in nanoseconds."""
+    a, birth = result
+    times = [divmod(time, _NANO) for time in (a.atime_ns, birth or 0, a.ctime_ns, a.mtime_ns)]
+    mask = _STATX_BASIC if birth is None else _STATX_BASIC | _STATX_BTIME
+    # what lies between mode and atime: ino, size, blocks, attributes_mask
+    return _STATX_REPLY.pack(
+        _STATX_REPLY.size, 0, unique, VALID, 0, 0,
+        mask, a.blksize, 0, a.nlink, a.uid, a.gid, a.mode, a.ino, a.size, a.blocks, 0,
+        *(part for time in times for part in time),
+        a.rdev >> 8 & 0xFFF, a.rdev & 0xFF | a.rdev >> 12 & 0xFFF00,
+    )  # fmt: skip
+
+
+def initialised(unique: int, result: tuple[int, int]) -> bytes:
+    """The minor version and the flags agreed on."""
+    minor, flags = result
+    return _INIT_REPLY.pack(
+        _INIT_REPLY.size, 0, unique, protocol.MAJOR, minor, READ_AHEAD, flags & 0xFFFFFFFF, 64, 48, MAX_WRITE, 1,
+        MAX_PAGES, 0, flags >> 32,
+    )  # fmt: skip
+
+
+def dirents(entries: Iterable[Entry], size: int) -> bytes:
+    """As many entries as fit into `size` bytes, in READDIR's layout."""
+    parts: list[bytes] = []
+    for name, number, kind, after in entries:
+        length = len(name)
+        padding = -length & 7
+        size -= _DIRENT.size + length + padding
+        if size < 0:
+            break
+        parts += (_DIRENT.pack(number, after, length, kind), name, bytes(padding))
+    return b"".join(parts)
+
+
+def dirent_plus_size(name: bytes) -> int:
+    return _DIRENT_PLUS.size + (len(name) + 7 & ~7)
+
+
+def dirent_plus(item: Entry, found: tuple[int, Attributes] | None) -> bytes:
+    """One entry of READDIRPLUS. `found` is its node, whose reference is counted, or None: the kernel looks it up."""
+    length = len(item.name)
+    name = item.name + bytes(-length & 7)
+    if found is None:
+        return _NO_ENTRY + _DIRENT.pack(item.ino, item.offset, length, item.type) + name
+    nodeid, a = found
+    head = _DIRENT_PLUS.pack(nodeid, 0, VALID, VALID, 0, 0, *_attributes(a), item.ino, item.offset, length, item.type)
+    return head + name
+
+
+def invalidate_attributes(nodeid: int) -> bytes:
+    """The notice that attributes the kernel keeps are no longer right; its cached data stay."""
+    return _INVAL_INODE.pack(_INVAL_INODE.size, protocol.NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
