@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from threading import Thread, current_thread, main_thread
 
 from unionfs import events
@@ -64,8 +65,8 @@ def choose(engine: str) -> str:
     """The engine that is meant: "auto" is the native one on Linux 5.4 and later."""
     if engine != "auto":
         return engine
-    major, minor = os.uname().release.split(".")[:2]
-    return "native" if (int(major), int("".join(filter(str.isdigit, minor)))) >= (5, 4) else "fusepy"
+    major, minor = (int("".join(takewhile(str.isdigit, part))) for part in os.uname().release.split(".")[:2])
+    return "native" if (major, minor) >= (5, 4) else "fusepy"
 
 
 def _checked(mountpoint: bytes) -> bytes:

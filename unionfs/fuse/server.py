@@ -11,6 +11,7 @@ answers may overtake.
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -56,13 +57,14 @@ class Server:
 
     def _shake_hands(self, request: Request) -> bool:
         """Answer INIT, the first request, and nothing else before it. False: unmounted already."""
-        while self._device.receive(request):
+        while True:
             try:
+                if not self._device.receive(request):
+                    return False
                 if self._answer_first(request):
                     return True
             except WireError as fault:
                 self._device.send(request.unique, self._malformed(request, fault))
-        return False
 
     def _answer_first(self, request: Request) -> bool:
         unique, row = request.unique, dispatch.TABLE[protocol.INIT]
@@ -93,11 +95,12 @@ class Server:
                 continue
             row = rows[request.opcode] if request.opcode < known else dispatch.UNKNOWN
             reply = perform(row, request, False)
-            if isinstance(reply, HandOver):
-                self._helpers.submit(row, request)
+            if not isinstance(reply, HandOver):
+                send(request.unique, reply)
+            elif self._helpers.submit(row, request):
                 request = device.request()
             else:
-                send(request.unique, reply)
+                self._help(row, request)
 
     def _perform(self, row: Row, request: Request, helping: bool) -> Reply | HandOver:
         """The answer to a request, whatever happens. `helping`: in a helper, where nothing is handed over."""
@@ -147,13 +150,12 @@ class Server:
         return reply
 
     def _help(self, row: Row, request: Request) -> None:
-        """In a helper: make the call and answer."""
+        """Make a call that may wait long, and answer."""
         self._connection.operations.set_interrupt_check(lambda: request.interrupted)
         reply = self._perform(row, request, True)
         assert not isinstance(reply, HandOver)
         self._helpers.finished(request)
         self._device.send(request.unique, reply)
-        self._device.recycle(request)
 
     def _interrupt(self, unique: int) -> None:
         """The caller of that request got a signal. One that waits is answered at once, one that runs sees a flag."""
@@ -167,9 +169,9 @@ class Helpers:
     A request is in `_waiting` until a helper takes it out, or the main thread does, to cancel it: one of them gets it.
     """
 
-    def __init__(self, work: Callable[[Row, Request], None], drop: Callable[[Request], None]) -> None:
+    def __init__(self, work: Callable[[Row, Request], None], recycle: Callable[[Request], None]) -> None:
         self._work = work
-        self._drop = drop
+        self._recycle = recycle
         self._queue: SimpleQueue[tuple[Row, Request] | None] = SimpleQueue()
         self._lock = Lock()
         self._idle = 0
@@ -177,27 +179,39 @@ class Helpers:
         self._waiting: dict[int, Request] = {}
         self._running: dict[int, Request] = {}
 
-    def submit(self, row: Row, request: Request) -> None:
+    def submit(self, row: Row, request: Request) -> bool:
+        """Have a helper serve the request. False: there is none, and none can be made."""
         request.interrupted = False
-        self._waiting[request.unique] = request
         with self._lock:
             wanted = not self._idle and len(self._threads) < HELPERS
             self._idle -= bool(self._idle)
         if wanted:
-            thread = Thread(target=self._run, name=f"unionfs helper {len(self._threads) + 1}")
-            self._threads.append(thread)
-            thread.start()
+            self._start_one()
+        if not self._threads:
+            return False
+        self._waiting[request.unique] = request
         self._queue.put((row, request))
+        return True
+
+    def _start_one(self) -> None:
+        thread = Thread(target=self._run, name=f"unionfs helper {len(self._threads) + 1}")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            events.warning(f"a helper thread could not be started: {error}")
+        else:
+            self._threads.append(thread)
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are to wake the main thread
         while (job := self._queue.get()) is not None:
             row, request = job
             self._running[request.unique] = request
             if self._waiting.pop(request.unique, None) is None:
                 self.finished(request)
-                self._drop(request)
             else:
                 self._work(row, request)
+            self._recycle(request)
             with self._lock:
                 self._idle += 1
 
