@@ -51,7 +51,7 @@ def serve(
     Of the options those count that say how to mount; the layers are the union's own. `debug` logs every request.
     The union is closed at the end. Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
-    mountpoint = _checked(mountpoint)
+    mountpoint = check_mountpoint(mountpoint)
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
@@ -69,7 +69,8 @@ def choose(engine: str) -> str:
     return "native" if (major, minor) >= (5, 4) else "fusepy"
 
 
-def _checked(mountpoint: bytes) -> bytes:
+def check_mountpoint(mountpoint: bytes) -> bytes:
+    """The real path of a directory to mount on. Raises UnionfsError when it is none."""
     path = mounts.absolute(mountpoint)
     shown = os.fsdecode(mountpoint)
     if not os.path.lexists(path):

@@ -35,7 +35,7 @@ REQUEST_SIZE = MAX_WRITE + 4096
 
 _IN = Struct("=IIQQIIIHxx")
 _BODY = _IN.size
-_ATTRIBUTES = "QQQqqqIIIIIIIIII"
+_NO_NAMES = (b"", b".", b"..")
 _NANO = 1_000_000_000
 
 
@@ -99,37 +99,45 @@ def fixed(layout: str) -> Decoder:
 
 
 def named(layout: str, count: int = 1) -> Decoder:
-    """Numbers, then `count` names, each ended by a zero byte. "." and ".." are not names here."""
+    """Numbers, then `count` names (one or two), each ended by a zero byte. "." and ".." are not names here."""
     numbers = fixed(layout)
     start = _BODY + Struct("=" + layout).size
 
     def decode(request: Request) -> tuple[Any, ...]:
         head = numbers(request)
-        *names, tail = bytes(request.view[start : request.end]).split(b"\0")
-        if tail or len(names) != count:
+        names = _rest(request, start).split(b"\0")
+        if len(names) != count:
             raise WireError(f"{request} should end in {count} names")
         for name in names:
-            if b"/" in name or name in (b"", b".", b".."):
+            if b"/" in name or name in _NO_NAMES:
                 raise WireError(f"{request} holds the name {name!r}")
         return (*head, *names)
 
     return decode
 
 
+def _rest(request: Request, start: int) -> bytes:
+    """What follows at `start`, without the zero byte that must end it."""
+    last = request.end - 1
+    if last < start or request.buffer[last]:
+        raise WireError(f"{request} is not terminated")
+    return bytes(request.buffer[start:last])
+
+
 def lookup(request: Request) -> tuple[bytes]:
     """One name; "." and ".." too, which a server of NFS asks for."""
-    name, zero, tail = bytes(request.view[_BODY : request.end]).partition(b"\0")
-    if not zero or tail or not name or b"/" in name:
-        raise WireError(f"{request} should hold one name")
+    name = _rest(request, _BODY)
+    if not name or b"/" in name or b"\0" in name:
+        raise WireError(f"{request} holds the name {name!r}")
     return (name,)
 
 
 def symlink(request: Request) -> tuple[bytes, bytes]:
     """A name, and any target but the empty one."""
-    parts = bytes(request.view[_BODY : request.end]).split(b"\0")
-    if len(parts) != 3 or parts[2] or b"/" in parts[0] or parts[0] in (b"", b".", b"..") or not parts[1]:
+    name, _, target = _rest(request, _BODY).partition(b"\0")
+    if b"/" in name or name in _NO_NAMES or not target or b"\0" in target:
         raise WireError(f"{request} should hold a name and a target")
-    return parts[0], parts[1]
+    return name, target
 
 
 def xattr_name(layout: str) -> Decoder:
@@ -138,9 +146,8 @@ def xattr_name(layout: str) -> Decoder:
     start = _BODY + Struct("=" + layout).size
 
     def decode(request: Request) -> tuple[Any, ...]:
-        head = numbers(request)
-        name, zero, tail = bytes(request.view[start : request.end]).partition(b"\0")
-        if not name or not zero or tail:
+        head, name = numbers(request), _rest(request, start)
+        if not name or b"\0" in name:
             raise WireError(f"{request} should end in the name of an attribute")
         return (*head, name)
 
@@ -201,9 +208,10 @@ def batch_forget(request: Request) -> tuple[list[tuple[int, int]]]:
 # --- encoders: a result to a reply
 
 _OUT = Struct("=IiQ")
-_ATTR_REPLY = Struct("=IiQQII" + _ATTRIBUTES)
-_ENTRY_REPLY = Struct("=IiQQQQQII" + _ATTRIBUTES)
-_CREATED_REPLY = Struct("=IiQQQQQII" + _ATTRIBUTES + "QIi")
+_ATTRIBUTES = Struct("=QQQqqqIIIIIIIIII")
+_ATTR_HEAD = Struct("=IiQQII")
+_ENTRY_HEAD = Struct("=IiQQQQQII")
+_OPEN = Struct("=QIi")
 _OPEN_REPLY = Struct("=IiQQIi")
 _COUNT_REPLY = Struct("=IiQI4x")
 _OFFSET_REPLY = Struct("=IiQQ")
@@ -212,8 +220,10 @@ _INIT_REPLY = Struct("=IiQIIIIHHIIHHI28x")
 _STATX_REPLY = Struct("=IiQQII16xIIQIIIHxxQQQQqI4xqI4xqI4xqI4xII8x112x")
 _INVAL_INODE = Struct("=IiQQqq")
 _DIRENT = Struct("=QQII")
-_DIRENT_PLUS = Struct("=QQQQII" + _ATTRIBUTES + "QQII")
-_NO_ENTRY = Struct("=QQQQII" + _ATTRIBUTES).pack(*[0] * 22)
+_DIRENT_HEAD = Struct("=QQQQII")
+_ATTR_SIZE = _ATTR_HEAD.size + _ATTRIBUTES.size
+_ENTRY_SIZE = _ENTRY_HEAD.size + _ATTRIBUTES.size
+_NODE_SIZE = _DIRENT_HEAD.size + _ATTRIBUTES.size
 _STATX_BASIC, _STATX_BTIME = 0x7FF, 0x800
 
 
@@ -231,33 +241,31 @@ def error(unique: int, number: int) -> bytes:
     return _OUT.pack(16, -number if 0 < number < 512 else -errno.EIO, unique)
 
 
-def _attributes(a: Attributes) -> tuple[int, ...]:
-    atime, atime_ns = divmod(a.atime_ns, _NANO)
-    mtime, mtime_ns = divmod(a.mtime_ns, _NANO)
-    ctime, ctime_ns = divmod(a.ctime_ns, _NANO)
-    return (
-        a.ino, a.size, a.blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
-        a.mode, a.nlink, a.uid, a.gid, a.rdev & 0xFFFFFFFF, a.blksize, 0,
+def _attributes(a: Attributes) -> bytes:
+    ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize = a
+    return _ATTRIBUTES.pack(
+        ino, size, blocks, atime // _NANO, mtime // _NANO, ctime // _NANO, atime % _NANO, mtime % _NANO, ctime % _NANO,
+        mode, nlink, uid, gid, rdev & 0xFFFFFFFF, blksize, 0,
     )  # fmt: skip
 
 
 def attributes(unique: int, result: Attributes) -> bytes:
-    return _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, VALID, 0, 0, *_attributes(result))
+    return _ATTR_HEAD.pack(_ATTR_SIZE, 0, unique, VALID, 0, 0) + _attributes(result)
 
 
 def entry(unique: int, result: tuple[int, Attributes] | None) -> bytes:
     """A node under a name. None: there is no such name, and the kernel may remember that."""
     if result is None:
-        return _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, 0, 0, VALID, *[0] * 19)
+        return _ENTRY_HEAD.pack(_ENTRY_SIZE, 0, unique, 0, 0, VALID, 0, 0, 0) + bytes(_ATTRIBUTES.size)
     nodeid, found = result
-    return _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, nodeid, 0, VALID, VALID, 0, 0, *_attributes(found))
+    return _ENTRY_HEAD.pack(_ENTRY_SIZE, 0, unique, nodeid, 0, VALID, VALID, 0, 0) + _attributes(found)
 
 
 def created(unique: int, result: tuple[int, Attributes, int, int]) -> bytes:
     nodeid, new, handle, flags = result
-    return _CREATED_REPLY.pack(
-        _CREATED_REPLY.size, 0, unique, nodeid, 0, VALID, VALID, 0, 0, *_attributes(new), handle, flags, 0
-    )
+    size = _ENTRY_SIZE + _OPEN.size
+    head = _ENTRY_HEAD.pack(size, 0, unique, nodeid, 0, VALID, VALID, 0, 0)
+    return head + _attributes(new) + _OPEN.pack(handle, flags, 0)
 
 
 def opened(unique: int, result: tuple[int, int]) -> bytes:
@@ -327,18 +335,17 @@ def dirents(entries: Iterable[Entry], size: int) -> bytes:
 
 
 def dirent_plus_size(name: bytes) -> int:
-    return _DIRENT_PLUS.size + (len(name) + 7 & ~7)
+    return _NODE_SIZE + _DIRENT.size + (len(name) + 7 & ~7)
 
 
 def dirent_plus(item: Entry, found: tuple[int, Attributes] | None) -> bytes:
     """One entry of READDIRPLUS. `found` is its node, whose reference is counted, or None: the kernel looks it up."""
-    length = len(item.name)
-    name = item.name + bytes(-length & 7)
     if found is None:
-        return _NO_ENTRY + _DIRENT.pack(item.ino, item.offset, length, item.type) + name
-    nodeid, a = found
-    head = _DIRENT_PLUS.pack(nodeid, 0, VALID, VALID, 0, 0, *_attributes(a), item.ino, item.offset, length, item.type)
-    return head + name
+        node = bytes(_NODE_SIZE)
+    else:
+        node = _DIRENT_HEAD.pack(found[0], 0, VALID, VALID, 0, 0) + _attributes(found[1])
+    length = len(item.name)
+    return node + _DIRENT.pack(item.ino, item.offset, length, item.type) + item.name + bytes(-length & 7)
 
 
 def invalidate_attributes(nodeid: int) -> bytes:
