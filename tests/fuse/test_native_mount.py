@@ -17,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,11 +26,9 @@ from unionfs.errors import UnionfsError
 from unionfs.fuse import mount
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.daemon import DaemonError, daemonize
-from unionfs.fuse.options import MountOptions
 from unionfs.linux import fusedev, mounts
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITABLE = MountOptions(upper=b"any")
 libc = ctypes.CDLL(None, use_errno=True)
 
 pytestmark = [
@@ -41,11 +40,11 @@ pytestmark = [
 class Mounted:
     """A mount and its daemon."""
 
-    def __init__(self, path: Path, options: MountOptions = WRITABLE, operations: FakeOperations | None = None) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         self.path = path
         self.point = os.fsencode(path)
-        served = operations or FakeOperations()
-        self.daemon = daemonize(lambda ready: mount.serve(served, self.point, options, ready=ready))  # type: ignore[arg-type]
+        fake: Any = FakeOperations()
+        self.daemon = daemonize(lambda ready: mount.serve(fake, self.point, engine="native", ready=ready, **options))
         self.status: int | None = None
 
     def end(self) -> int:
@@ -64,10 +63,10 @@ class Mounted:
 def start(tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
     started: list[Mounted] = []
 
-    def begin(*arguments: object) -> Mounted:
+    def begin(**options: Any) -> Mounted:
         path = tmp_path / f"mount {len(started)}"
         path.mkdir()
-        started.append(Mounted(path, *arguments))  # type: ignore[arg-type]
+        started.append(Mounted(path, **options))
         return started[-1]
 
     yield begin
@@ -100,11 +99,14 @@ def test_it_is_mounted_when_the_starter_goes_on(mounted: Mounted) -> None:
 
 
 def test_options_reach_the_mount(start: Callable[..., Mounted]) -> None:
-    options = MountOptions(words=("nosuid", "noexec", "noatime"), source=b"a source")
-    entry = mounts.find(start(options).point)
+    mounted = start(flags=("nosuid", "noexec", "noatime", "ro"), source=b"a source", allow_other=False)
+    entry = mounts.find(mounted.point)
     assert entry.source == b"a source"
-    assert {b"nosuid", b"noexec", b"noatime"} <= set(entry.options)
-    assert b"ro" in entry.options  # without an upper layer
+    assert {b"nosuid", b"noexec", b"noatime", b"ro"} <= set(entry.options)
+    assert b"allow_other" not in entry.options
+    with pytest.raises(OSError) as raised:
+        (mounted.path / "file").touch()
+    assert raised.value.errno == errno.EROFS
 
 
 def test_the_daemon_is_detached(mounted: Mounted) -> None:
@@ -230,7 +232,7 @@ def test_where_mount_2_is_not_allowed_the_helper_mounts(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(fusedev, "mount_direct", refuse)
-    mounted = start(MountOptions(words=("noexec",), source=b"a,b"))
+    mounted = start(flags=("noexec", "ro"), source=b"a,b")
     entry = mounts.find(mounted.point)
     assert (entry.fstype, entry.source) == (b"fuse.unionfs", b"a,b")
     assert {b"noexec", b"ro"} <= set(entry.options)
@@ -511,10 +513,9 @@ sys.path.insert(0, sys.argv[1])
 from tests.fuse.fake_operations import FakeOperations
 from unionfs.fuse import mount
 from unionfs.fuse.daemon import daemonize
-from unionfs.fuse.options import MountOptions
 from unionfs.linux import mounts
 point = os.fsencode(sys.argv[2])
-daemonize(lambda ready: mount.serve(FakeOperations(), point, MountOptions(upper=b"any"), ready=ready))
+daemonize(lambda ready: mount.serve(FakeOperations(), point, ready=ready))
 print(mounts.find(point).fstype)
 open(sys.argv[2] + "/file", "w").write("content")
 print(open(sys.argv[2] + "/file").read(), os.listdir(sys.argv[2]))

@@ -17,16 +17,16 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from threading import Thread, current_thread, main_thread
+from typing import NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import trace
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
-from unionfs.fuse.options import MountOptions
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
 from unionfs.linux import fusedev, mounts
@@ -39,23 +39,36 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SWITCH_SECONDS = 0.0005
 """How long a helper thread may keep the interpreter from the one that answers."""
 _LEAVING_SECONDS = 30.0
-_DEFAULTS = MountOptions()
+
+
+class MountOptions(NamedTuple):
+    """How to mount, whatever the engine.
+
+    `flags` are words of mount(8), as "ro" and "nosuid"; `source` is the name that the table of mounts shows;
+    `allow_other` lets other users in: None means when this is root.
+    """
+
+    source: bytes = SUBTYPE
+    flags: Sequence[str] = ()
+    allow_other: bool | None = None
+    debug: bool = False
 
 
 def serve(
-    union: Operations, mountpoint: bytes, options: MountOptions = _DEFAULTS, *, debug: bool = False,
-    ready: Callable[[], None] = lambda: None,
+    union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
+    allow_other: bool | None = None, debug: bool = False, ready: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
-    Of the options those count that say how to mount; the layers are the union's own. `debug` logs every request.
-    The union is closed at the end. Raises UnionfsError when it cannot be mounted, OSError when its device fails.
+    `flags` and the like are those of MountOptions; `debug` logs every request. The union is closed at the end.
+    Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
+    options = MountOptions(source, flags, allow_other, debug)
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
-    if choose(options.engine) == "fusepy":
+    if choose(engine) == "fusepy":
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
         _serve_native(union, mountpoint, options, ready)
@@ -123,10 +136,11 @@ def _mount(mountpoint: bytes, options: MountOptions) -> tuple[int, str]:
 def _mount_direct(mountpoint: bytes, options: MountOptions) -> int:
     descriptor = fusedev.open_device()
     words = [b"default_permissions"]
-    if options.allow_other or os.geteuid() == 0:
+    if options.allow_other or options.allow_other is None and os.geteuid() == 0:
         words.append(b"allow_other")
     try:
-        fusedev.mount_direct(descriptor, mountpoint, SUBTYPE, options.source, options.flags, words)
+        flags = mounts.flags_of(options.flags)
+        fusedev.mount_direct(descriptor, mountpoint, SUBTYPE, options.source, flags, words)
     except BaseException:
         os.close(descriptor)
         raise
@@ -137,9 +151,7 @@ def _helper_options(options: MountOptions) -> list[bytes]:
     words = [b"fsname=" + fusedev.escape(options.source), b"subtype=" + SUBTYPE, b"default_permissions"]
     if options.allow_other:
         words.append(b"allow_other")
-    if options.flags & mounts.MS_RDONLY:
-        words.append(b"ro")
-    return words + [word.encode() for word in options.words if word not in ("ro", "rw")]
+    return words + [word.encode() for word in options.flags]
 
 
 def _unmountable(mountpoint: bytes, failures: list[str]) -> UnionfsError:
