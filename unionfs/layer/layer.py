@@ -1,0 +1,418 @@
+"""A layer, its directories and its objects, reached by directory descriptors only.
+
+Called by every file of the union floor. A `Directory` is one real directory of one layer; it is opened by one name
+relative to its parent's descriptor, with O_NOFOLLOW and without crossing a mount, so that no name and no symbolic link
+inside a layer leads out of it. A `Location` is one real object: a name in a `Directory`, or a descriptor when the
+object has no name any more. The methods of both are the only calls that change a layer; each change is announced as
+the event "change" before it is made, and a layer that is not writable refuses it with EROFS.
+
+Not thread-safe by itself: the callers hold the union's tree lock while they use a directory's descriptor, because
+descriptors of directories that were not used lately are closed and opened again on demand.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+
+from unionfs import events
+from unionfs.linux import files
+
+_PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT_OPEN = 2048
+"""How many directories of all layers stay open; the rest are opened again when they are needed."""
+_PROBES_BEFORE_SCAN = 12
+"""After so many lookups in a directory its names are read once, so that further ones cost no system call."""
+
+
+def read_only_error(name: bytes) -> OSError:
+    return OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(name))
+
+
+def open_quietly(name: bytes, flags: int, dir_fd: int | None) -> int:
+    """Open without moving the access time, where the caller may ask for that (open(2), O_NOATIME)."""
+    with suppress(PermissionError):
+        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
+    return os.open(name, flags, dir_fd=dir_fd)
+
+
+class Layer:
+    """One directory on disk. `index` is its place in the stack, 0 on top; `number` counts from the bottom."""
+
+    def __init__(self, path: bytes, fd: int, index: int, number: int, writable: bool) -> None:
+        self.path = path
+        self.index = index
+        self.number = number
+        self.writable = writable
+        self.device = os.fstat(fd).st_dev
+        self.filesystem = 0
+        """Which of the stack's filesystems: layers with the same number share inode numbers."""
+        self.root = Directory(self, None, b"", fd)
+
+    def close(self) -> None:
+        self.root.close()
+
+
+class _OpenDirectories:
+    """The directories whose descriptors are open, oldest first; the oldest are closed when there are too many."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held: dict[Directory, None] = {}
+
+    def add(self, directory: Directory) -> None:
+        self.held[directory] = None
+        while len(self.held) > self.limit:
+            oldest = next(iter(self.held))
+            oldest.close()
+
+    def discard(self, directory: Directory) -> None:
+        self.held.pop(directory, None)
+
+
+_open_directories = _OpenDirectories(_KEPT_OPEN)
+
+
+class Directory:
+    """One real directory of one layer. Its name and parent follow every rename made through `move`."""
+
+    __slots__ = ("_fd", "layer", "marks", "name", "names", "parent", "pinned", "probes")
+
+    def __init__(self, layer: Layer, parent: Directory | None, name: bytes, fd: int = -1) -> None:
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        self._fd = fd
+        self.pinned = parent is None
+        self.names: dict[bytes, int] | None = None
+        """The raw names with their types (DT_*), own marks included, once they were read; kept true by every change."""
+        self.probes = 0
+        self.marks: dict[str, object] = {}
+        """What the dialect remembers of this directory (its opaque mark, its redirect)."""
+
+    @property
+    def fd(self) -> int:
+        """An O_PATH descriptor, valid until the tree lock is given up. ENOENT or ENOTDIR when it is gone."""
+        if self._fd < 0:
+            assert self.parent is not None
+            self._fd = os.open(self.name, _PATH_FLAGS, dir_fd=self.parent.fd)
+            if os.fstat(self._fd).st_dev != self.layer.device:
+                self._stay_on_the_layer()
+            if not self.pinned:
+                _open_directories.add(self)
+        return self._fd
+
+    def _stay_on_the_layer(self) -> None:
+        """Something is mounted on this directory: what is mounted is not part of the layer."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        raise OSError(errno.EXDEV, "another filesystem is mounted there", os.fsdecode(self.path))
+
+    @property
+    def path(self) -> bytes:
+        """The path as people see it, for messages only."""
+        return self.layer.path if self.parent is None else os.path.join(self.parent.path, self.name)
+
+    def pin(self) -> None:
+        """Keep the descriptor open until `close`: the directory is about to lose its name."""
+        _ = self.fd
+        _open_directories.discard(self)
+        self.pinned = True
+
+    def close(self) -> None:
+        _open_directories.discard(self)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def child(self, name: bytes) -> Directory:
+        return Directory(self.layer, self, name)
+
+    # Reading
+
+    def stat(self, name: bytes) -> os.stat_result | None:
+        """What `name` is, or None when it is not there."""
+        names = self.names
+        if names is not None:
+            if name not in names:
+                return None
+        else:
+            self.probes += 1
+            if self.probes > _PROBES_BEFORE_SCAN:
+                self.read_names()
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return None
+            raise
+
+    def has(self, name: bytes) -> bool:
+        return name in self.names if self.names is not None else self.stat(name) is not None
+
+    def own_stat(self) -> os.stat_result:
+        return os.stat(self.fd)
+
+    def scan(self) -> Iterator[os.DirEntry[str]]:
+        """The directory's entries as os.scandir gives them, names decoded with surrogateescape."""
+        fd = self.open_for_reading()
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
+        finally:
+            os.close(fd)
+
+    def open_for_reading(self) -> int:
+        return open_quietly(b".", _READ_FLAGS, self.fd)
+
+    def read_names(self) -> dict[bytes, int]:
+        """The raw names and their types (DT_*); read once, kept true afterwards. The layer must not change below us."""
+        if self.names is None:
+            try:
+                entries = {os.fsencode(entry.name): _type_of(entry) for entry in self.scan()}
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                entries = {}
+            self.names = entries
+        return self.names
+
+    # Changing: each method is one system call that changes the layer
+
+    def changing(self, what: str, name: bytes) -> int:
+        """Announce a change and return the directory's descriptor; EROFS when the layer is not writable."""
+        if not self.layer.writable:
+            raise read_only_error(os.path.join(self.path, name))
+        if events.listeners:
+            events.emit("change", what=what, path=os.path.join(self.path, name))
+        return self.fd
+
+    def noted(self, name: bytes, kind: int) -> None:
+        """Remember that `name` is there now, with the type bits `kind` of a mode."""
+        if self.names is not None:
+            self.names[name] = kind >> 12
+
+    def forgotten(self, name: bytes) -> None:
+        if self.names is not None:
+            self.names.pop(name, None)
+
+    def create(self, name: bytes, flags: int, mode: int) -> int:
+        """A new regular file, open (O_CREAT | O_EXCL)."""
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, mode, dir_fd=self.changing("create", name))
+        self.noted(name, stat.S_IFREG)
+        return fd
+
+    def temporary_file(self, flags: int, mode: int) -> int:
+        """A new regular file without a name (O_TMPFILE)."""
+        fd = self.changing("tmpfile", b"")
+        return os.open(b".", (flags & ~os.O_DIRECTORY) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=fd)
+
+    def mkdir(self, name: bytes, mode: int) -> Directory:
+        os.mkdir(name, mode, dir_fd=self.changing("mkdir", name))
+        self.noted(name, stat.S_IFDIR)
+        made = self.child(name)
+        made.names = {}
+        return made
+
+    def mknod(self, name: bytes, mode: int, rdev: int = 0) -> None:
+        os.mknod(name, mode, rdev, dir_fd=self.changing("mknod", name))
+        self.noted(name, stat.S_IFMT(mode) or stat.S_IFREG)
+
+    def symlink(self, name: bytes, target: bytes) -> None:
+        os.symlink(target, name, dir_fd=self.changing("symlink", name))
+        self.noted(name, stat.S_IFLNK)
+
+    def unlink(self, name: bytes) -> None:
+        os.unlink(name, dir_fd=self.changing("unlink", name))
+        self.forgotten(name)
+
+    def rmdir(self, name: bytes) -> None:
+        os.rmdir(name, dir_fd=self.changing("rmdir", name))
+        self.forgotten(name)
+
+    def move(self, name: bytes, target: Directory, new_name: bytes, flags: int = 0) -> None:
+        """renameat2(2). The caller updates the `Directory` objects that moved (`relocate`)."""
+        files.rename(self.changing("rename", name), name, target.changing("rename", new_name), new_name, flags)
+        kind, other = self._type_of(name), target._type_of(new_name)
+        if flags & files.RENAME_EXCHANGE:
+            self._now(name, other)
+            target._now(new_name, kind)
+            return
+        if flags & files.RENAME_WHITEOUT:
+            self._now(name, stat.S_IFCHR >> 12)
+        else:
+            self.forgotten(name)
+        target._now(new_name, kind)
+
+    def _type_of(self, name: bytes) -> int | None:
+        return None if self.names is None else self.names.get(name)
+
+    def _now(self, name: bytes, kind: int | None) -> None:
+        """`name` is there with the type `kind`; when that is not known the names are read again at need."""
+        if kind is None:
+            self.names = None
+        elif self.names is not None:
+            self.names[name] = kind
+
+    def relocate(self, parent: Directory, name: bytes) -> None:
+        self.parent, self.name = parent, name
+
+    def set_times(self, atime: int | None, mtime: int | None) -> None:
+        """utimensat(2) of the directory itself."""
+        files.set_times(-100, b"/proc/self/fd/%d" % self.changing("utimens", b"."), atime, mtime, follow=True)
+
+    def getxattr(self, name: bytes) -> bytes | None:
+        """An extended attribute of the directory itself; None when it has none of that name or cannot have any."""
+        return _getxattr(f"/proc/self/fd/{self.fd}", name)
+
+    def setxattr(self, name: bytes, value: bytes) -> None:
+        os.setxattr(f"/proc/self/fd/{self.changing('setxattr', b'.')}", name, value)
+
+
+def _type_of(entry: os.DirEntry[str]) -> int:
+    if entry.is_symlink():
+        return stat.S_IFLNK >> 12
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG >> 12
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR >> 12
+    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
+
+
+def _getxattr(path: str, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(path, name, follow_symlinks=True)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
+            return None
+        raise
+
+
+class Location:
+    """One real object: `name` in `directory`, or an O_PATH descriptor `fd` of an object without a name.
+
+    A `Location` of a lower layer never changes. One in the upper layer is given its new place by whoever renames it.
+    """
+
+    __slots__ = ("directory", "fd", "name")
+
+    def __init__(self, directory: Directory, name: bytes, fd: int = -1) -> None:
+        self.directory = directory
+        self.name = name
+        self.fd = fd
+
+    def hold(self) -> None:
+        """Keep the object by a descriptor: it is about to lose its name."""
+        if self.fd < 0:
+            self.fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd)
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def path(self) -> bytes:
+        return os.path.join(self.directory.path, self.name)
+
+    def _reach(self) -> str:
+        """A path to the object by way of its directory's descriptor."""
+        if self.fd >= 0:
+            return f"/proc/self/fd/{self.fd}"
+        return f"/proc/self/fd/{self.directory.fd}/{os.fsdecode(self.name)}"
+
+    def _change(self, what: str) -> str:
+        self.directory.changing(what, self.name)
+        return self._reach()
+
+    def stat(self) -> os.stat_result:
+        if self.fd >= 0:
+            return os.stat(self.fd)
+        return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
+
+    def birth_time(self) -> int | None:
+        if self.fd >= 0:
+            return files.birth_time(self.fd, b"")
+        return files.birth_time(self.directory.fd, self.name)
+
+    def readlink(self) -> bytes:
+        if self.fd >= 0:
+            return os.readlink(b"", dir_fd=self.fd)
+        return os.readlink(self.name, dir_fd=self.directory.fd)
+
+    def open(self, flags: int) -> int:
+        """A descriptor of a regular file; access times of a layer that is not writable stay as they are."""
+        flags |= os.O_CLOEXEC
+        if not self.directory.layer.writable:
+            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+                raise read_only_error(self.path)
+            flags |= os.O_NOFOLLOW
+            return open_quietly(self.name, flags, self.directory.fd)
+        if self.fd >= 0:
+            return os.open(f"/proc/self/fd/{self.fd}", flags)
+        return os.open(self.name, flags | os.O_NOFOLLOW, dir_fd=self.directory.fd)
+
+    def chmod(self, mode: int) -> None:
+        os.chmod(self._change("chmod"), mode)
+
+    def chown(self, uid: int, gid: int) -> None:
+        os.chown(self._change("chown"), uid, gid, follow_symlinks=self.fd >= 0)
+
+    def set_times(self, atime: int | None, mtime: int | None) -> None:
+        path = os.fsencode(self._change("utimens"))
+        files.set_times(-100, path, atime, mtime, follow=self.fd >= 0)
+
+    def link(self, directory: Directory, name: bytes) -> None:
+        """A further name for the object; one without a name (O_TMPFILE) gets its first."""
+        target = directory.changing("link", name)
+        if self.fd >= 0:
+            os.link(self._reach(), name, dst_dir_fd=target, follow_symlinks=True)
+        else:
+            os.link(self.name, name, src_dir_fd=self.directory.fd, dst_dir_fd=target, follow_symlinks=False)
+        if directory.names is not None:
+            directory.noted(name, self.stat().st_mode)
+
+    def getxattr(self, name: bytes) -> bytes:
+        return os.getxattr(self._reach(), name, follow_symlinks=self.fd >= 0)
+
+    def find_xattr(self, name: bytes) -> bytes | None:
+        """The attribute's value, or None when the object has none of that name or cannot have any."""
+        try:
+            return self.getxattr(name)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
+                return None
+            raise
+
+    def setxattr(self, name: bytes, value: bytes, flags: int = 0) -> None:
+        os.setxattr(self._change("setxattr"), name, value, flags, follow_symlinks=self.fd >= 0)
+
+    def listxattr(self) -> list[bytes]:
+        return [os.fsencode(name) for name in os.listxattr(self._reach(), follow_symlinks=self.fd >= 0)]
+
+    def removexattr(self, name: bytes) -> None:
+        os.removexattr(self._change("removexattr"), name, follow_symlinks=self.fd >= 0)
+
+
+def remove_tree(directory: Directory, name: bytes) -> None:
+    """Remove `name` and all below it. For the work directory and retired upper directories only."""
+    found = directory.stat(name)
+    if found is None:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        directory.unlink(name)
+        return
+    inner = directory.child(name)
+    try:
+        for child in list(inner.read_names()):
+            remove_tree(inner, child)
+    finally:
+        inner.close()
+    directory.rmdir(name)
