@@ -1,0 +1,268 @@
+"""Copy-up: what happens at the first change of a lower object.
+
+Called by `change.py`, `handle.py` and `operations.py`. It promises: type, owner, mode, times to the nanosecond, extended
+attributes, ACLs, holes and hard links survive; parents come first; the copy is built in the work directory and
+published by one rename, so that a crash leaves the old state or the new one; only the object's own lock is held while
+data is copied, so that nothing else waits.
+
+Lock order: the inode's lock, then the tree lock (see `operations.py`). `directory` is called under the tree lock; `file`
+is not, and takes both itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from unionfs import events
+from unionfs.layer.layer import Directory, Location
+from unionfs.layer.whiteout import Overlay
+from unionfs.layer.workdir import WorkDirectory
+from unionfs.linux import files
+from unionfs.union.dentry import Dentry
+from unionfs.union.inode import DirInode, FileInode, Inodes
+
+_CHUNK = 8 << 20
+"""Bytes copied between two looks at the interrupt check."""
+_NO_SUCH_WAY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+_thread = threading.local()
+
+
+def set_interrupt_check(check: Callable[[], bool] | None) -> None:
+    """For this thread: what a long copy-up asks between chunks; when it answers True, the copy-up ends with EINTR."""
+    _thread.interrupted = check
+
+
+def _stop_if_interrupted() -> None:
+    check = getattr(_thread, "interrupted", None)
+    if check is not None and check():
+        raise OSError(errno.EINTR, "interrupted while the file was copied up")
+
+
+class CopyUp:
+    def __init__(self, inodes: Inodes, tree: threading.RLock) -> None:
+        self.inodes = inodes
+        self.stack = inodes.stack
+        self.tree = tree
+
+    @property
+    def work(self) -> WorkDirectory:
+        if self.stack.work is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.stack.work
+
+    # Directories
+
+    def directory(self, inode: DirInode) -> Directory:
+        """The upper's directory of a merged one, made if need be, its parents first. Under the tree lock."""
+        if inode.in_upper:
+            return inode.upper
+        work, dentry = self.work, inode.dentry
+        if inode.removed or dentry is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        parent = self.directory(dentry.parent)
+        source = inode.directories[0]
+        assert source.parent is not None
+        aside = work.temporary_name()
+        made = work.area.mkdir(aside, 0o700)
+        copy = Location(work.area, aside)
+        self._copy_metadata(Location(source.parent, source.name), copy, source.own_stat())
+        self._put(copy, parent, dentry)
+        made.relocate(parent, dentry.name)
+        inode.directories.insert(0, made)
+        return made
+
+    def _put(self, copy: Location, parent: Directory, dentry: Dentry) -> None:
+        """Publish a copy under its name. The parent's times are not those of a change that a user made."""
+        before = parent.own_stat()
+        copy.directory.move(copy.name, parent, dentry.name)
+        parent.set_times(before.st_atime_ns, before.st_mtime_ns)
+        dentry.in_upper = True
+        self.mark_impure(dentry.parent)
+
+    def mark_impure(self, parent: DirInode) -> None:
+        """overlayfs.rst: a directory that holds copied-up objects says so, for the kernel's readdir."""
+        dialect = self.stack.dialect
+        if isinstance(dialect, Overlay) and not parent.impure:
+            parent.impure = True
+            with suppress(OSError):
+                parent.upper.setxattr(dialect.base + b"impure", b"y")
+
+    # Everything else
+
+    def file(self, inode: FileInode, keep: int | None = None) -> None:
+        """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only."""
+        if inode.in_upper:
+            return
+        with self.tree:
+            lock = inode.lock
+        with lock:
+            if inode.in_upper:
+                return
+            with self.tree:
+                source = inode.location
+                st = source.stat()
+                aside, data = self._begin(source, st)
+            copy = Location(self.work.area, aside)
+            try:
+                if data is not None:
+                    self._copy_data(data, st, keep)
+                with self.tree:
+                    self._copy_metadata(source, copy, st)
+                    self._publish(inode, copy, st)
+            except BaseException:
+                with self.tree, suppress(OSError):
+                    self.work.area.unlink(aside)
+                raise
+            finally:
+                if data is not None:
+                    os.close(data[0])
+                    os.close(data[1])
+            if events.listeners:
+                size = st.st_size if keep is None else min(keep, st.st_size)
+                events.emit("copy-up", inode=inode.number, bytes=size if data is not None else 0)
+
+    def _begin(self, source: Location, st: os.stat_result) -> tuple[bytes, tuple[int, int] | None]:
+        """A new object of the same type in the work directory; for a regular file (source, target) descriptors too."""
+        area, aside = self.work.area, self.work.temporary_name()
+        if stat.S_ISREG(st.st_mode):
+            data = source.open(os.O_RDONLY)
+            try:
+                return aside, (data, area.create(aside, os.O_RDWR, 0o600))
+            except BaseException:
+                os.close(data)
+                raise
+        if stat.S_ISLNK(st.st_mode):
+            area.symlink(aside, source.readlink())
+        else:
+            area.mknod(aside, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
+        return aside, None
+
+    def _copy_data(self, data: tuple[int, int], st: os.stat_result, keep: int | None) -> None:
+        source, target = data
+        if keep is None and files.clone_data(target, source):
+            return
+        length = st.st_size if keep is None else min(keep, st.st_size)
+        os.ftruncate(target, length)
+        copy_ranges(source, target, length)
+        if not self.stack.volatile and length:
+            os.fsync(target)
+
+    def _copy_metadata(self, source: Location, copy: Location, st: os.stat_result) -> None:
+        """Owner before mode and capabilities, which a change of owner removes; times last."""
+        made = copy.stat()
+        if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
+            self._chown(copy, st)
+        if not stat.S_ISLNK(st.st_mode):
+            copy.chmod(stat.S_IMODE(st.st_mode))
+        self._copy_xattrs(source, copy)
+        self._note_origin(source, copy, st)
+        copy.set_times(st.st_atime_ns, st.st_mtime_ns)
+
+    def _chown(self, copy: Location, st: os.stat_result) -> None:
+        try:
+            copy.chown(st.st_uid, st.st_gid)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL) or os.geteuid() == 0 == st.st_uid:
+                raise
+            events.info(f"the copy of an object of user {st.st_uid} belongs to user {os.geteuid()}: no right to chown")
+
+    def _copy_xattrs(self, source: Location, copy: Location) -> None:
+        for name in source.listxattr():
+            if self.stack.dialect.is_mark(name):
+                continue
+            value = source.find_xattr(name)
+            if value is None:
+                continue
+            try:
+                copy.setxattr(name, value)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+                events.info(f"the attribute {os.fsdecode(name)} was not copied up: {error.strerror}")
+
+    def _note_origin(self, source: Location, copy: Location, st: os.stat_result) -> None:
+        if not self.stack.xattrs:
+            return
+        dialect = self.stack.dialect
+        with suppress(OSError):
+            copy.setxattr(dialect.origin, self.inodes.origin_text(source, st.st_ino))
+        if isinstance(dialect, Overlay):
+            with suppress(OSError):
+                copy.setxattr(dialect.kernel_origin, self.inodes.kernel_origin(source))
+
+    def _publish(self, inode: FileInode, copy: Location, st: os.stat_result) -> None:
+        """Give the finished copy its name, or none when all its names were deleted meanwhile."""
+        key, hardlinks = inode.index_key, self.inodes.hardlinks
+        dentry = inode.dentry
+        location = copy
+        if key is not None:
+            count = st.st_nlink + inode.nlink_extra
+            inode.nlink_extra = count - (2 if dentry is not None else 1)
+            hardlinks.write(copy, inode.nlink_extra)
+            copy.link(hardlinks.index, key)
+            location = hardlinks.location(key)
+        if dentry is not None:
+            parent = self.directory(dentry.parent)
+            self._put(copy, parent, dentry)
+            if key is None:
+                location = Location(parent, dentry.name)
+        elif key is None:
+            location.hold()
+        if dentry is None:
+            copy.directory.unlink(copy.name)
+        if key is not None:
+            hardlinks.drop_deleted(inode.location, st.st_ino)
+        self._switch(inode, location)
+
+    def _switch(self, inode: FileInode, location: Location) -> None:
+        """From here on the object is its copy, for open descriptors too: dup2(2) replaces each at once."""
+        for handle in inode.handles:
+            handle.switch(location)
+        inode.location, inode.in_upper = location, True
+        self.inodes.copied_up(inode, location.stat())
+
+
+def copy_ranges(source: int, target: int, length: int) -> None:
+    """Copy the first `length` bytes between two descriptors, holes left as holes (lseek(2), SEEK_DATA)."""
+    position = 0
+    while position < length:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+            end = min(os.lseek(source, start, os.SEEK_HOLE), length)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            start, end = position, length
+        if start < length:
+            copy_range(source, target, start, end)
+        position = max(end, position + 1)
+
+
+def copy_range(source: int, target: int, start: int, end: int) -> None:
+    """Copy the bytes from `start` to `end` to the same place, in the kernel where it can."""
+    in_kernel = True
+    while start < end:
+        _stop_if_interrupted()
+        size = min(end - start, _CHUNK)
+        if in_kernel:
+            try:
+                done = os.copy_file_range(source, target, size, start, start)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_WAY:
+                    raise
+                in_kernel = False
+                continue
+            if done == 0:
+                in_kernel = False
+                continue
+        else:
+            data = os.pread(source, min(size, 1 << 20), start)
+            if not data:
+                return
+            done = os.pwrite(target, data, start)
+        start += done
