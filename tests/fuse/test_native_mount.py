@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.fuse.fake_operations import FakeOperations
+from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import mount
 from unionfs.fuse.calls import PID_XATTR
@@ -40,10 +41,10 @@ pytestmark = [
 class Mounted:
     """A mount and its daemon."""
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    def __init__(self, path: Path, fake: Any = None, **options: Any) -> None:
         self.path = path
         self.point = os.fsencode(path)
-        fake: Any = FakeOperations()
+        fake = fake or FakeOperations()
         self.daemon = daemonize(lambda ready: mount.serve(fake, self.point, engine="native", ready=ready, **options))
         self.status: int | None = None
 
@@ -503,6 +504,84 @@ def test_the_kernel_reads_ahead_of_what_is_asked(mounted: Mounted) -> None:
     if not os.access(setting, os.W_OK):
         pytest.skip("needs root of the machine, to set the read-ahead")
     assert setting.read_text() == "1024\n"
+
+
+# --- what takes long, and who watches
+
+
+class Gate:
+    """A gate between processes: open while a file exists."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def wait(self, seconds: float) -> bool:
+        if not self.path.exists():
+            time.sleep(seconds)
+        return self.path.exists()
+
+
+@pytest.fixture
+def slow(start: Callable[..., Mounted], tmp_path: Path) -> Path:
+    """A mount on which fsync waits until the file `gate` beside it exists."""
+    fake = FakeOperations()
+    fake.gate = Gate(tmp_path / "gate")  # type: ignore[assignment]
+    return start(fake=fake).path
+
+
+FSYNC = "import os, sys; f = open(sys.argv[1], 'w'); print('now', flush=True); os.fsync(f.fileno())"
+
+
+def fsync_of(path: Path) -> subprocess.Popen[bytes]:
+    """A process that has called fsync and waits."""
+    process = subprocess.Popen([sys.executable, "-c", FSYNC, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None and process.stdout.readline() == b"now\n"
+    while "fuse" not in Path(f"/proc/{process.pid}/wchan").read_text() and process.poll() is None:
+        time.sleep(0.005)
+    return process
+
+
+def test_a_slow_request_holds_up_no_other(slow: Path) -> None:
+    waiting = [fsync_of(slow / f"file{number}") for number in range(10)]
+    (slow / "other").write_text("content")
+    assert (slow / "other").read_text() == "content"
+    assert [process.poll() for process in waiting] == [None] * 10
+    (slow.parent / "gate").touch()
+    assert [process.wait() for process in waiting] == [0] * 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_waits_can_be_ended(slow: Path, number: int) -> None:
+    """The ninth and tenth wait in the queue, since there are eight helpers."""
+    waiting = [fsync_of(slow / f"file{position}") for position in range(10)]
+    for process in reversed(waiting):
+        process.send_signal(number)
+        assert process.wait(20) in (-number, 1)
+    assert len(os.listdir(slow)) == 10
+
+
+def test_unmounting_ends_what_is_slow(slow: Path) -> None:
+    process = fsync_of(slow / "file")
+    mount.unmount(os.fsencode(slow), lazy=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) in (-signal.SIGINT, 1)
+
+
+def test_every_request_is_logged_for_those_who_debug(start: Callable[..., Mounted], tmp_path: Path) -> None:
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    events.log_to(log)
+    try:
+        path = start(debug=True).path
+    finally:
+        events.log_to(2)
+        os.close(log)
+    (path / "file").write_bytes(b"content")
+    told = (tmp_path / "log").read_text()
+    assert " CREATE node 1 flags=O_WRONLY|O_CREAT|O_TRUNC" in told
+    assert "mode=0o100666 umask=0o22" in told
+    assert " WRITE node 2 fh=1 offset=0 write_flags=0 data=7 bytes: ok, " in told
+    assert f"process {os.getpid()}" in told
+    assert " LOOKUP node 1 name=b'file': ok, " in told
 
 
 # --- without privileges
