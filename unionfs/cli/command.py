@@ -1,0 +1,72 @@
+"""What the commands share: how one is described, how its words are parsed, how names are shown.
+
+Used by `main.py` and every command's module. Wrong usage is a UsageError (exit status 2) with a suggestion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from unionfs.errors import UnionfsError, did_you_mean
+
+
+class UsageError(UnionfsError):
+    """The command line itself is wrong."""
+
+    exit_status = 2
+
+
+class Command(NamedTuple):
+    """One command: what it does in a paragraph, what it takes, and the function that does it (None means status 0)."""
+
+    description: str
+    arguments: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], int | None]
+    epilog: str = ""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with our words for what is wrong: raises UsageError, and never prints the whole usage for it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(self.prog.removeprefix("unionfs "), message, f"{self.prog} --help")
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        arguments, rest = self.parse_known_args(words)
+        if rest:
+            name = rest[0].partition("=")[0]
+            kind = "option" if name.startswith("-") else "argument"
+            hint = did_you_mean(name, self.option_strings()) if kind == "option" else ""
+            what = self.prog.removeprefix("unionfs ")
+            raise UsageError(what, f"unexpected {kind} {rest[0]}", hint or f"{self.prog} --help")
+        return arguments
+
+    def option_strings(self) -> list[str]:
+        return [word for action in self._actions for word in action.option_strings]
+
+    def visible_actions(self) -> list[argparse.Action]:
+        """The options and arguments that the help shows, for completion and the manual's test."""
+        return [action for action in self._actions if action.help != argparse.SUPPRESS]
+
+
+def make_parser(name: str, command: Command) -> Parser:
+    parser = Parser(prog=f"unionfs {name}", description=command.description, epilog=command.epilog)
+    command.arguments(parser)
+    return parser
+
+
+def shown(name: bytes | str) -> str:
+    """A file's name for people: what would move the cursor or end the line is escaped."""
+    text = os.fsdecode(name)
+    return text if text.isprintable() else "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    surrogate = "\udc80" <= character <= "\udcff"  # a byte that is not UTF-8, kept by surrogateescape
+    return character if character.isprintable() or surrogate else character.encode("unicode_escape").decode()

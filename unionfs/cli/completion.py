@@ -1,0 +1,185 @@
+"""`unionfs completion bash|zsh|fish`: a completion script, made from the parsers, so that it cannot lag behind them.
+
+Loaded by `main.py`. The script goes to standard output: `source <(unionfs completion bash)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from unionfs.cli.command import Command, Parser, make_parser
+from unionfs.cli.main import PLACES, load
+from unionfs.fuse.options import OTHERS_WORDS, VALUES, known
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="whose completion")
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    parsers = {name: make_parser(name, load(name)) for name, place in PLACES.items() if place.summary}
+    script = {"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments.shell]
+    sys.stdout.write(script(parsers))
+
+
+def _mount_words() -> list[str]:
+    """Mount options worth offering; those that take a value end in "="."""
+    return [f"{word}=" if word in VALUES else word for word in known() if word not in OTHERS_WORDS]
+
+
+def _choices(action: argparse.Action) -> list[str]:
+    return [str(choice) for choice in action.choices or ()]
+
+
+def _summary(action: argparse.Action) -> str:
+    return (action.help or "").replace("%%", "%")
+
+
+# --- bash
+
+
+def _bash(parsers: dict[str, Parser]) -> str:
+    options = "\n".join(
+        f"    {name}) words='{' '.join(parser.option_strings())}' ;;" for name, parser in parsers.items()
+    )
+    values = "\n".join(
+        f"    {name}:{word}) COMPREPLY=($(compgen -W '{' '.join(_choices(action))}' -- \"$current\")); return ;;"
+        for name, parser in parsers.items()
+        for action in parser.visible_actions()
+        for word in action.option_strings or ["*"]
+        if _choices(action)
+    )
+    return f"""\
+# bash completion for unionfs: source <(unionfs completion bash)
+_unionfs() {{
+    local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}} command=${{COMP_WORDS[1]}} words=
+    COMPREPLY=()
+    if [ "$COMP_CWORD" = 1 ]; then
+        COMPREPLY=($(compgen -W '{" ".join(parsers)} --help --version' -- "$current"))
+        return
+    fi
+    if [ "$previous" = -o ]; then
+        local before=
+        case $current in *,*) before=${{current%,*}}, ;; esac
+        COMPREPLY=($(compgen -P "$before" -W '{" ".join(_mount_words())}' -- "${{current##*,}}"))
+        compopt -o nospace 2>/dev/null
+        return
+    fi
+    case $command in
+{options}
+    esac
+    if [ "${{current#-}}" != "$current" ]; then
+        COMPREPLY=($(compgen -W "$words" -- "$current"))
+        return
+    fi
+    case $command:$previous in
+{values}
+    esac
+    compopt -o filenames 2>/dev/null
+    COMPREPLY=($(compgen -f -- "$current"))
+}}
+complete -F _unionfs unionfs
+"""
+
+
+# --- zsh
+
+
+def _zsh(parsers: dict[str, Parser]) -> str:
+    overview = "\n".join(f"        {_quoted(f'{name}:{PLACES[name].summary}')}" for name in parsers)
+    cases = "\n".join(f"    {name}) _arguments -s {_zsh_arguments(parser)} ;;" for name, parser in parsers.items())
+    return f"""\
+#compdef unionfs
+# zsh completion for unionfs: unionfs completion zsh > DIR/_unionfs, for a DIR of $fpath
+_unionfs_mount_options() {{
+    _values -s , 'mount option' {" ".join(_quoted(_zsh_value(word)) for word in _mount_words())}
+}}
+_unionfs() {{
+    local -a commands
+    commands=(
+{overview}
+    )
+    if (( CURRENT == 2 )); then
+        _describe command commands
+        return
+    fi
+    local command=$words[2]
+    shift words
+    (( CURRENT-- ))
+    case $command in
+{cases}
+    esac
+}}
+if [ "$funcstack[1]" = _unionfs ]; then _unionfs "$@"; else compdef _unionfs unionfs; fi
+"""
+
+
+def _zsh_value(word: str) -> str:
+    name, equals, _ = word.partition("=")
+    if not equals:
+        return name
+    kind = VALUES[name]
+    values = "_files" if kind.startswith(("DIR", "FILE")) else f"({kind.replace('|', ' ')})" if "|" in kind else " "
+    return f"{name}:{name}:{values}"
+
+
+def _zsh_arguments(parser: Parser) -> str:
+    specs = []
+    for action in parser.visible_actions():
+        values = f"({' '.join(_choices(action))})" if action.choices else "_files"
+        if not action.option_strings:
+            specs.append(f"*:{action.metavar or action.dest}:{values}")
+        for word in action.option_strings:
+            spec = f"{word}[{_summary(action).replace('[', '(').replace(']', ')')}]"
+            if action.nargs != 0:
+                spec += f":{action.dest}:{'_unionfs_mount_options' if word == '-o' else values}"
+            specs.append(spec)
+    return " ".join(map(_quoted, specs))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# --- fish
+
+
+def _fish(parsers: dict[str, Parser]) -> str:
+    lines = ["# fish completion for unionfs: unionfs completion fish > ~/.config/fish/completions/unionfs.fish"]
+    lines += ["complete -c unionfs -n __fish_use_subcommand -f -l version -d 'show the version'"]
+    for name, parser in parsers.items():
+        lines.append(
+            f"complete -c unionfs -n __fish_use_subcommand -f -a {name} -d {_fish_quoted(PLACES[name].summary)}"
+        )
+        for action in parser.visible_actions():
+            lines += _fish_lines(f"complete -c unionfs -n '__fish_seen_subcommand_from {name}'", action)
+    return "\n".join(lines) + "\n"
+
+
+def _fish_lines(start: str, action: argparse.Action) -> list[str]:
+    choices = _mount_words() if "-o" in action.option_strings else _choices(action)
+    values = f" -a {_fish_quoted(' '.join(choices))}" if choices else ""
+    if not action.option_strings:
+        return [f"{start} -f{values}"] if choices else []
+    words = [f"-l {word[2:]}" if word.startswith("--") else f"-s {word[1:]}" for word in action.option_strings]
+    takes = " -r" if action.nargs != 0 else ""
+    return [f"{start} {' '.join(words)}{takes}{values} -d {_fish_quoted(_summary(action))}"]
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+COMMANDS = {
+    "completion": Command(
+        "Write a completion script for a shell to standard output.",
+        _arguments,
+        _completion,
+        "bash: source <(unionfs completion bash)\n"
+        "zsh:  unionfs completion zsh > DIR/_unionfs, for a DIR of $fpath\n"
+        "fish: unionfs completion fish > ~/.config/fish/completions/unionfs.fish\n",
+    )
+}

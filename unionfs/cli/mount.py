@@ -1,0 +1,218 @@
+"""`unionfs mount`, `unionfs umount`, and the helper that mount(8) runs for the type fuse.unionfs.
+
+Loaded by `main.py`. A mount is served by a daemon; the command returns when the mount answers, or with everything that
+is wrong: in the options, with the mount point, with the layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import syslog
+from collections.abc import Callable
+from functools import partial
+
+from unionfs import events
+from unionfs.cli.command import Command, Parser, UsageError
+from unionfs.errors import Faults, UnionfsError
+from unionfs.fuse import mount as fuse_mount
+from unionfs.fuse.daemon import daemonize
+from unionfs.fuse.options import DEFAULT_SOURCE, ENGINES, SYSLOG, VALUES, MountOptions, parse
+from unionfs.union.union import Union
+
+MOUNT_FAILED = 32
+"""mount(8), "EXIT STATUS"."""
+
+OPTIONS = """\
+mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character itself):
+  lowerdir=A:B:C     the layers that are only read, the topmost first
+  upperdir=U         the layer that takes all changes; without it the union is read-only
+  workdir=W          an empty directory on the filesystem of U
+  dialect=aufs       how deletions are written: aufs (.wh.NAME), or overlay as the kernel's overlayfs
+  userxattr          keep the bookkeeping in user.* attributes: no privileges needed
+  volatile           leave out fsync: quicker, and lost when the machine goes down
+  allow_other        other users may use the mount (always so for root)
+  ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
+  fsname=NAME        what the table of mounts shows as source
+  log=FILE|syslog    where the daemon's messages go; default: syslog
+  engine=NAME        as --engine
+"""
+
+_PRIORITIES = {"info": syslog.LOG_INFO, "warning": syslog.LOG_WARNING, "error": syslog.LOG_ERR}
+
+
+# --- unionfs mount
+
+
+def _mount_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "unionfs mount [SOURCE] DIR -o OPTIONS [-f] [-d] [--engine NAME]"
+    add = parser.add_argument
+    add("places", nargs="+", metavar="DIR", help="where to mount; a SOURCE before it is what the table of mounts shows")
+    add("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="mount options, see below")
+    add("-f", "--foreground", action="store_true", help="stay in the foreground, messages on standard error")
+    add("-d", "--debug", action="store_true", help="log every request; in the foreground, unless there is log=")
+    add("--engine", choices=ENGINES, help="native (pure Python) or fusepy (libfuse 2); auto takes the best that works")
+
+
+def _mount(arguments: argparse.Namespace) -> None:
+    if len(arguments.places) > 2:
+        raise UsageError("mount", f"unexpected argument {arguments.places[2]}", "unionfs mount [SOURCE] DIR -o OPTIONS")
+    if not arguments.options:
+        raise UsageError("mount", "no layers are given", "-o lowerdir=A[:B...][,upperdir=U,workdir=W]")
+    *source, place = map(os.fsencode, arguments.places)
+    faults: list[UnionfsError] = []
+    options = parse(b",".join(map(os.fsencode, arguments.options)), faults=faults)
+    options = options._replace(engine=arguments.engine or options.engine)
+    if source and options.source == DEFAULT_SOURCE:
+        options = options._replace(source=source[0])
+    mountpoint = os.path.join(os.getcwdb(), place)
+    serve = partial(_serve, options, mountpoint, faults + _mountpoint_faults(mountpoint), arguments.debug)
+    if arguments.foreground or (arguments.debug and not options.log):
+        events.log_to(_sink(options.log) if options.log else events.to_descriptor(2))
+        serve(lambda: None)
+    else:
+        events.log_to(_daemon_sink(_sink(options.log or SYSLOG)))
+        daemonize(serve)
+
+
+def _mountpoint_faults(path: bytes) -> list[UnionfsError]:
+    shown = os.fsdecode(path)
+    if not os.path.lexists(path):
+        return [UnionfsError(f"mount point {shown}", "no such directory", f"mkdir {shown}")]
+    if not os.path.isdir(path):
+        return [UnionfsError(f"mount point {shown}", "not a directory", "mount on a directory")]
+    return []
+
+
+def _serve(
+    options: MountOptions, mountpoint: bytes, faults: list[UnionfsError], debug: bool, ready: Callable[[], None]
+) -> None:
+    """Open the layers, mount, serve until unmounted. Raises Faults with the given ones and those of the layers."""
+    union = _open(options, faults)
+    fuse_mount.serve(
+        union,
+        mountpoint,
+        engine=options.engine,
+        source=options.source,
+        flags=options.words if options.upper else (*options.words, "ro"),
+        allow_other=options.allow_other or None,
+        debug=debug,
+        ready=ready,
+    )
+
+
+def _open(options: MountOptions, faults: list[UnionfsError]) -> Union:
+    try:
+        union = Union(
+            lower=options.lower,
+            upper=options.upper,
+            work=options.work,
+            dialect=options.dialect,
+            userxattr=options.userxattr,
+            volatile=options.volatile,
+        )
+    except Faults as more:
+        # With a word misspelt, that its layer is missing too is no news.
+        raise Faults(faults + [fault for fault in more.faults if not faults or fault.what not in VALUES]) from None
+    if faults:
+        union.close()
+        raise Faults(faults)
+    return union
+
+
+# --- where messages go
+
+
+def _sink(log: bytes) -> events.Sink:
+    if log == SYSLOG:
+        syslog.openlog("unionfs", syslog.LOG_PID, syslog.LOG_DAEMON)
+        return lambda importance, message: syslog.syslog(_PRIORITIES[importance], message)
+    try:
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        why = (error.strerror or "cannot be opened").lower()
+        raise UnionfsError(f"log {os.fsdecode(log)}", why, "name a file that you may write, or log=syslog") from error
+    return events.to_descriptor(fd, dated=True)
+
+
+def _daemon_sink(log: events.Sink) -> events.Sink:
+    """The log, and standard error too until the daemon gives that away; there, only what is out of the ordinary."""
+    terminal = events.to_descriptor(2)
+
+    def write(importance: str, message: str) -> None:
+        log(importance, message)
+        ordinary = importance == "info" and (message.endswith("by mount(2)") or not message.startswith("mounted"))
+        if not ordinary:
+            terminal(importance, message)
+
+    return write
+
+
+# --- unionfs umount
+
+
+def _umount_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("places", nargs="+", metavar="DIR", help="where a union is mounted")
+    parser.add_argument(
+        "-l", "--lazy", action="store_true", help="detach one that is in use; it ends with its last user"
+    )
+
+
+def _umount(arguments: argparse.Namespace) -> None:
+    faults = []
+    for place in arguments.places:
+        try:
+            fuse_mount.unmount(os.fsencode(place), lazy=arguments.lazy)
+        except UnionfsError as fault:
+            faults.append(fault)
+    if faults:
+        raise Faults(faults)
+
+
+# --- mount.fuse.unionfs
+
+
+def _helper_arguments(parser: argparse.ArgumentParser) -> None:
+    """mount(8), "EXTERNAL HELPERS": /sbin/mount.TYPE SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]."""
+    parser.add_argument("source")
+    parser.add_argument("place")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-s", dest="sloppy", action="store_true")
+    parser.add_argument("-f", dest="fake", action="store_true")
+    parser.add_argument("-n", "-v", dest="ignored", action="store_true")
+    parser.add_argument("-t", dest="type")
+    parser.add_argument("-N", dest="namespace")
+
+
+def _helper(arguments: argparse.Namespace) -> int:
+    """Sloppy options (-s) are refused all the same: an option that does nothing is worse than none."""
+    if arguments.namespace:
+        raise UsageError("mount", "-N is not supported", "enter the namespace first: nsenter --mount=FILE mount ...")
+    if arguments.fake:
+        return 0
+    command = COMMANDS["mount"]
+    parser = Parser(prog="mount.fuse.unionfs")
+    command.arguments(parser)
+    words = [word for options in arguments.options for word in ("-o", options)]
+    try:
+        command.run(parser.parse([*words, "--", arguments.source, arguments.place]))
+    except UnionfsError as failure:
+        failure.exit_status = MOUNT_FAILED
+        raise
+    return 0
+
+
+COMMANDS = {
+    "mount": Command(
+        "Merge directories and mount the result on DIR. Returns when the mount answers; names every fault at once.",
+        _mount_arguments,
+        _mount,
+        OPTIONS,
+    ),
+    "umount": Command(
+        "Unmount unions and wait until their daemons have ended. umount(8) and fusermount3 -u unmount too.",
+        _umount_arguments,
+        _umount,
+    ),
+    "mount.fuse.unionfs": Command("The helper of mount(8).", _helper_arguments, _helper),
+}
