@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +27,7 @@ class Command(NamedTuple):
     arguments: Callable[[argparse.ArgumentParser], object]
     run: Callable[[argparse.Namespace], int | None]
     epilog: str = ""
+    usage_status: int = UsageError.exit_status
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,17 +37,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(self.prog.removeprefix("unionfs "), message, f"{self.prog} --help")
+        raise self._wrong(message, "")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         arguments, rest = self.parse_known_args(words)
         if rest:
             name = rest[0].partition("=")[0]
-            kind = "option" if name.startswith("-") else "argument"
-            hint = did_you_mean(name, self.option_strings()) if kind == "option" else ""
-            what = self.prog.removeprefix("unionfs ")
-            raise UsageError(what, f"unexpected {kind} {rest[0]}", hint or f"{self.prog} --help")
+            if not name.startswith("-"):
+                raise self._wrong(f"unexpected argument {rest[0]}", "")
+            near = did_you_mean(name, self.option_strings()) if name.startswith("--") else ""
+            raise self._wrong(f"unexpected option {name}", near)
         return arguments
+
+    def _wrong(self, why: str, hint: str) -> UsageError:
+        command = self.prog.removeprefix("unionfs").strip()
+        return UsageError(command or why, why if command else "", hint or f"{self.prog} --help")
 
     def option_strings(self) -> list[str]:
         return [word for action in self._actions for word in action.option_strings]
@@ -59,6 +65,36 @@ def make_parser(name: str, command: Command) -> Parser:
     parser = Parser(prog=f"unionfs {name}", description=command.description, epilog=command.epilog)
     command.arguments(parser)
     return parser
+
+
+def run(name: str, command: Command, words: list[str]) -> int:
+    """Run a command with the words behind its name; its exit status."""
+    try:
+        arguments = make_parser(name, command).parse(words)
+    except UsageError as failure:
+        failure.exit_status = command.usage_status
+        raise
+    return command.run(arguments) or 0
+
+
+def told(error: UnionfsError | OSError) -> UnionfsError:
+    """A failure as it is told: that of a system call names its file and says why."""
+    if isinstance(error, UnionfsError):
+        return error
+    why = (error.strerror or str(error)).lower()
+    named = isinstance(error.filename, str | bytes)
+    return UnionfsError(os.fsdecode(error.filename), why) if named else UnionfsError(why)
+
+
+def as_root(command: str) -> str:
+    """A command as this user has to type it, when only root may do it."""
+    return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def this_command() -> str:
+    """How this program was called; Debian's package unionfs-fuse has a command of the same name."""
+    program = os.path.abspath(sys.argv[0])
+    return program if os.path.basename(program) == "unionfs" else f"{sys.executable} -m unionfs"
 
 
 def shown(name: bytes | str) -> str:

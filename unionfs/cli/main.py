@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unionfs import __version__
-from unionfs.cli.command import Command, Parser, UsageError, make_parser
+from unionfs.cli.command import Command, Parser, UsageError, run, shown, told
 from unionfs.errors import UnionfsError, did_you_mean
 
 INTERRUPTED = 130
@@ -62,24 +62,21 @@ def main(words: Sequence[str] | None = None) -> int:
         status = _run(list(sys.argv[1:] if words is None else words))
         sys.stdout.flush()
         return status
-    except UnionfsError as failure:
-        tell(failure)
-        return failure.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes standard output once more
         return READER_GONE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as failure:
-        name = f"{os.fsdecode(failure.filename)}: " if isinstance(failure.filename, str | bytes) else ""
-        tell(UnionfsError(f"{name}{(failure.strerror or str(failure)).lower()}"))
-        return UnionfsError.exit_status
+    except (UnionfsError, OSError) as error:
+        failure = told(error)
+        tell(failure)
+        return failure.exit_status
 
 
 def tell(failure: UnionfsError) -> None:
     """`unionfs: what: why`, and the next step on a line of its own; for several faults, each."""
-    for line in str(failure).splitlines():
-        print(line if line.startswith(" ") else f"unionfs: {line}", file=sys.stderr)
+    for line in str(failure).split("\n"):
+        print(shown(line if line.startswith(" ") else f"unionfs: {line}"), file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:
@@ -92,8 +89,7 @@ def _run(words: list[str]) -> int:
     if name not in PLACES:
         known = [known for known, place in PLACES.items() if place.summary]
         raise UsageError(name, "there is no such command", did_you_mean(name, known) or "unionfs --help lists them")
-    command = load(name)
-    return command.run(make_parser(name, command).parse(words[1:])) or 0
+    return run(name, load(name), words[1:])
 
 
 def load(name: str) -> Command:

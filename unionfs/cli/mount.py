@@ -7,20 +7,22 @@ is wrong: in the options, with the mount point, with the layers.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import stat
 import syslog
 from collections.abc import Callable
 from functools import partial
 
 from unionfs import events
-from unionfs.cli.command import Command, Parser, UsageError
+from unionfs.cli.command import Command, Parser, UsageError, told
 from unionfs.errors import Faults, UnionfsError
 from unionfs.fuse import mount as fuse_mount
 from unionfs.fuse.daemon import daemonize
-from unionfs.fuse.options import DEFAULT_SOURCE, ENGINES, SYSLOG, VALUES, MountOptions, parse
+from unionfs.fuse.options import DEFAULT_SOURCE, ENGINES, SYSLOG, VALUES, MountRequest, parse
 from unionfs.union.union import Union
 
-MOUNT_FAILED = 32
+WRONG_USAGE, MOUNT_FAILED = 1, 32
 """mount(8), "EXIT STATUS"."""
 
 OPTIONS = """\
@@ -60,56 +62,70 @@ def _mount(arguments: argparse.Namespace) -> None:
     if not arguments.options:
         raise UsageError("mount", "no layers are given", "-o lowerdir=A[:B...][,upperdir=U,workdir=W]")
     *source, place = map(os.fsencode, arguments.places)
+    here = _current_directory()
     faults: list[UnionfsError] = []
-    options = parse(b",".join(map(os.fsencode, arguments.options)), faults=faults)
-    options = options._replace(engine=arguments.engine or options.engine)
-    if source and options.source == DEFAULT_SOURCE:
-        options = options._replace(source=source[0])
-    mountpoint = os.path.join(os.getcwdb(), place)
-    serve = partial(_serve, options, mountpoint, faults + _mountpoint_faults(mountpoint), arguments.debug)
-    if arguments.foreground or (arguments.debug and not options.log):
-        events.log_to(_sink(options.log) if options.log else events.to_descriptor(2))
-        serve(lambda: None)
+    request = parse(b",".join(map(os.fsencode, arguments.options)), here, faults)
+    request = request._replace(engine=arguments.engine or request.engine)
+    if source and request.source == DEFAULT_SOURCE:
+        request = request._replace(source=source[0])
+    mountpoint = os.path.join(here, place)
+    faults += _mountpoint_faults(mountpoint)
+    if arguments.foreground or (arguments.debug and not request.log):
+        _log_to(request.log, faults)
+        _serve(request, mountpoint, faults, arguments.debug, lambda: None)
     else:
-        events.log_to(_daemon_sink(_sink(options.log or SYSLOG)))
-        daemonize(serve)
+        _log_to(request.log or SYSLOG, faults, starting=True)
+        daemonize(partial(_serve, request, mountpoint, faults, arguments.debug))
+
+
+def _current_directory() -> bytes:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        raise UnionfsError("the current directory", "was deleted", "cd to one that exists") from None
 
 
 def _mountpoint_faults(path: bytes) -> list[UnionfsError]:
     shown = os.fsdecode(path)
-    if not os.path.lexists(path):
-        return [UnionfsError(f"mount point {shown}", "no such directory", f"mkdir {shown}")]
-    if not os.path.isdir(path):
-        return [UnionfsError(f"mount point {shown}", "not a directory", "mount on a directory")]
-    return []
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return []
+        why, hint = "not a directory", "mount on a directory"
+    except FileNotFoundError:
+        why, hint = "no such directory", f"mkdir -p {shown}"
+    except OSError as error:
+        dead = error.errno == errno.ENOTCONN
+        why = "its mount is dead, the daemon is gone" if dead else (error.strerror or str(error)).lower()
+        hint = f"unionfs umount {shown}" if dead else "choose a directory that you may enter"
+    return [UnionfsError(f"mount point {shown}", why, hint)]
 
 
 def _serve(
-    options: MountOptions, mountpoint: bytes, faults: list[UnionfsError], debug: bool, ready: Callable[[], None]
+    request: MountRequest, mountpoint: bytes, faults: list[UnionfsError], debug: bool, ready: Callable[[], None]
 ) -> None:
     """Open the layers, mount, serve until unmounted. Raises Faults with the given ones and those of the layers."""
-    union = _open(options, faults)
+    union = _open(request, faults)
     fuse_mount.serve(
         union,
         mountpoint,
-        engine=options.engine,
-        source=options.source,
-        flags=options.words if options.upper else (*options.words, "ro"),
-        allow_other=options.allow_other or None,
+        engine=request.engine,
+        source=request.source,
+        flags=request.flags,
+        allow_other=request.allow_other or None,
         debug=debug,
         ready=ready,
     )
 
 
-def _open(options: MountOptions, faults: list[UnionfsError]) -> Union:
+def _open(request: MountRequest, faults: list[UnionfsError]) -> Union:
     try:
         union = Union(
-            lower=options.lower,
-            upper=options.upper,
-            work=options.work,
-            dialect=options.dialect,
-            userxattr=options.userxattr,
-            volatile=options.volatile,
+            lower=request.lower,
+            upper=request.upper,
+            work=request.work,
+            dialect=request.dialect,
+            userxattr=request.userxattr,
+            volatile=request.volatile,
         )
     except Faults as more:
         # With a word misspelt, that its layer is missing too is no news.
@@ -123,26 +139,32 @@ def _open(options: MountOptions, faults: list[UnionfsError]) -> Union:
 # --- where messages go
 
 
+def _log_to(log: bytes | None, faults: list[UnionfsError], starting: bool = False) -> None:
+    """Send the log there (None: standard error); while the daemon is `starting`, to standard error as well."""
+    try:
+        sink = _sink(log) if log else events.to_descriptor(2)
+    except OSError as error:
+        fault = told(error)
+        fault.what, fault.hint = f"log {fault.what}", "name a file that you may write, or log=syslog"
+        faults.append(fault)
+        sink = events.to_descriptor(2)
+    events.log_to(_and_terminal(sink) if starting else sink)
+
+
 def _sink(log: bytes) -> events.Sink:
     if log == SYSLOG:
         syslog.openlog("unionfs", syslog.LOG_PID, syslog.LOG_DAEMON)
         return lambda importance, message: syslog.syslog(_PRIORITIES[importance], message)
-    try:
-        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        why = (error.strerror or "cannot be opened").lower()
-        raise UnionfsError(f"log {os.fsdecode(log)}", why, "name a file that you may write, or log=syslog") from error
-    return events.to_descriptor(fd, dated=True)
+    return events.to_descriptor(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), dated=True)
 
 
-def _daemon_sink(log: events.Sink) -> events.Sink:
-    """The log, and standard error too until the daemon gives that away; there, only what is out of the ordinary."""
+def _and_terminal(log: events.Sink) -> events.Sink:
+    """The log, and standard error too, until the daemon gives that away; there, only what is out of the ordinary."""
     terminal = events.to_descriptor(2)
 
     def write(importance: str, message: str) -> None:
         log(importance, message)
-        ordinary = importance == "info" and (message.endswith("by mount(2)") or not message.startswith("mounted"))
-        if not ordinary:
+        if importance != "info":
             terminal(importance, message)
 
     return write
@@ -184,22 +206,21 @@ def _helper_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-N", dest="namespace")
 
 
-def _helper(arguments: argparse.Namespace) -> int:
+def _helper(arguments: argparse.Namespace) -> None:
     """Sloppy options (-s) are refused all the same: an option that does nothing is worse than none."""
     if arguments.namespace:
         raise UsageError("mount", "-N is not supported", "enter the namespace first: nsenter --mount=FILE mount ...")
     if arguments.fake:
-        return 0
-    command = COMMANDS["mount"]
+        return
     parser = Parser(prog="mount.fuse.unionfs")
-    command.arguments(parser)
+    _mount_arguments(parser)
     words = [word for options in arguments.options for word in ("-o", options)]
     try:
-        command.run(parser.parse([*words, "--", arguments.source, arguments.place]))
-    except UnionfsError as failure:
+        _mount(parser.parse([*words, "--", arguments.source, arguments.place]))
+    except (UnionfsError, OSError) as error:
+        failure = told(error)
         failure.exit_status = MOUNT_FAILED
-        raise
-    return 0
+        raise failure from error
 
 
 COMMANDS = {
@@ -214,5 +235,5 @@ COMMANDS = {
         _umount_arguments,
         _umount,
     ),
-    "mount.fuse.unionfs": Command("The helper of mount(8).", _helper_arguments, _helper),
+    "mount.fuse.unionfs": Command("The helper of mount(8).", _helper_arguments, _helper, usage_status=WRONG_USAGE),
 }

@@ -1,6 +1,6 @@
-r"""Mount options: the string after -o, read into a MountOptions.
+r"""Mount options: the string after -o, read into a MountRequest.
 
-Called by mount.py and the command line. The words are overlayfs's where it has them (mount(8),
+Called by the command line and, for `escape`, by session.py. The words are overlayfs's where it has them (mount(8),
 Documentation/filesystems/overlayfs.rst): options are separated by `,`, lower layers by `:` with the topmost first,
 and `\,` `\:` `\\` stand for the character itself. It promises to honour a word or to refuse it, never to drop one,
 and to name every fault at once.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from unionfs.errors import Faults, UnionfsError, did_you_mean
 from unionfs.layer.whiteout import DIALECTS
-from unionfs.linux.mounts import FLAG_WORDS, MS_RDONLY, flags_of
+from unionfs.linux.mounts import FLAG_WORDS
 
 ENGINES = ("auto", "native", "fusepy")
 SYSLOG = b"syslog"
@@ -41,9 +41,18 @@ OTHERS_WORDS = (
 """What fstab(5) says to mount(8) and systemd, not to a filesystem: read, and nothing to do."""
 OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
+_OVERLAYFS = ("is the kernel overlayfs's, and has no meaning here", "leave it out")
+_BRANCHES = ("is another union filesystem's", "write lowerdir=A:B,upperdir=U,workdir=W")
+_KNOWN_ELSEWHERE = {
+    "remount": ("a mounted union cannot be changed", "unmount it and mount it anew"),
+    **dict.fromkeys(("index", "metacopy", "nfs_export", "redirect_dir", "uuid", "xino"), _OVERLAYFS),
+    **dict.fromkeys(("br", "cow", "dirs"), _BRANCHES),
+}
+"""Words that people bring along: why they are refused, and what to say in their place."""
 
-class MountOptions(NamedTuple):
-    """What a mount was asked for. Paths are absolute; None is "not given"."""
+
+class MountRequest(NamedTuple):
+    """What the user asked for: layers, and how to mount them. Paths are absolute; None is "not given"."""
 
     lower: tuple[bytes, ...] = ()
     upper: bytes | None = None
@@ -62,12 +71,12 @@ class MountOptions(NamedTuple):
     engine: str = "auto"
 
     @property
-    def flags(self) -> int:
-        """The flags of mount(2). Without an upper layer the mount is read-only."""
-        return flags_of(self.words) | (0 if self.upper else MS_RDONLY)
+    def flags(self) -> tuple[str, ...]:
+        """The words for the mount itself. Without an upper layer it is read-only, whatever else was said."""
+        return self.words if self.upper else (*self.words, "ro")
 
 
-def parse(text: bytes, cwd: bytes | None = None, faults: list[UnionfsError] | None = None) -> MountOptions:
+def parse(text: bytes, cwd: bytes | None = None, faults: list[UnionfsError] | None = None) -> MountRequest:
     """Read an option string; relative paths start at `cwd` (default: the current directory).
 
     Raises Faults with everything that is wrong in it; or, when a list is given, adds to that, so that a caller can
@@ -81,7 +90,7 @@ def parse(text: bytes, cwd: bytes | None = None, faults: list[UnionfsError] | No
         faults += found
     elif found:
         raise Faults(found)
-    return MountOptions(**reader.values, words=tuple(reader.words))  # type: ignore[arg-type]
+    return MountRequest(**reader.values, words=tuple(reader.words))  # type: ignore[arg-type]
 
 
 def split(text: bytes, separator: bytes) -> list[bytes]:
@@ -147,11 +156,8 @@ class _Reader:
             self._unknown(name)
 
     def _unknown(self, name: str) -> None:
-        if name == "remount":
-            self.fault('option "remount"', "a mounted union cannot be changed", "unmount it and mount it anew")
-        else:
-            hint = did_you_mean(name, known()) or "unionfs mount --help lists the options"
-            self.fault(f'option "{name}"', "there is no such option", hint)
+        hint = did_you_mean(name, known()) or r"unionfs mount --help lists them; a comma in a name is written \,"
+        self.fault(f'option "{name}"', *_KNOWN_ELSEWHERE.get(name, ("there is no such option", hint)))
 
     def _take_value(self, name: str, value: bytes) -> None:
         if name in self._seen:
@@ -172,8 +178,9 @@ class _Reader:
             self._choice(name, os.fsdecode(value), DIALECTS if name == "dialect" else ENGINES)
 
     def _choice(self, name: str, value: str, choices: Iterable[str]) -> None:
-        self.values[name] = value
-        if value not in choices:
+        if value in choices:
+            self.values[name] = value
+        else:
             hint = did_you_mean(value, choices) or f"write {name}={VALUES[name]}"
             self.fault(f"{name}={value}", f"there is no such {name}", hint)
 
