@@ -35,6 +35,7 @@ except ImportError:
 except OSError:
     FUSEPY = "libfuse 2 is not installed"
 
+_WAYS = ("mount(2)", "fusermount3")
 _PASSTHROUGH_SINCE = (6, 9)
 _FIRST_USER_NAMESPACE = "user:[4026531837]"
 _CAP_SYS_ADMIN = 1 << 21
@@ -155,7 +156,7 @@ def _others_may_use() -> Check:
 
 def _guarded_layers() -> Check:
     try:
-        os.close(files.private_read_only_clone(b"/"))
+        os.close(files.private_read_only_clone(os.fsencode(Path(__file__).parent)))
         found = "works"
     except OSError as error:
         found = (error.strerror or str(error)).lower()
@@ -288,7 +289,7 @@ class Report(NamedTuple):
     @property
     def way(self) -> str:
         """How a mount is made here; empty when none can be."""
-        return next((way for way in ("mount(2)", "fusermount3") if self.works(way)), "")
+        return next((way for way in _WAYS if self.works(way)), "")
 
     @property
     def engines(self) -> list[str]:
@@ -301,7 +302,9 @@ class Report(NamedTuple):
             return f"A mount is possible here: engine {engines}, by {self.way}."
         if any(check.name == "mount(2)" and check.mend for check in self.checks):
             return "This user cannot mount here, but can in a user namespace: unshare -Urm"
-        return "No mount is possible here."
+        needed = (fusedev.DEVICE,) if not self.works(fusedev.DEVICE) else _WAYS if not self.way else ("Linux",)
+        why = "; ".join(f"{check.name}: {check.found}" for check in self.checks if check.name in needed)
+        return f"No mount is possible here: {why}."
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

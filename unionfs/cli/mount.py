@@ -20,7 +20,7 @@ from unionfs.errors import Faults, UnionfsError
 from unionfs.fuse import mount as fuse_mount
 from unionfs.fuse.daemon import daemonize
 from unionfs.fuse.options import DEFAULT_SOURCE, ENGINES, SYSLOG, VALUES, MountRequest, parse
-from unionfs.union.union import Union
+from unionfs.union.operations import Operations
 
 WRONG_USAGE, MOUNT_FAILED = 1, 32
 """mount(8), "EXIT STATUS"."""
@@ -117,9 +117,9 @@ def _serve(
     )
 
 
-def _open(request: MountRequest, faults: list[UnionfsError]) -> Union:
+def _open(request: MountRequest, faults: list[UnionfsError]) -> Operations:
     try:
-        union = Union(
+        union = Operations(
             lower=request.lower,
             upper=request.upper,
             work=request.work,
