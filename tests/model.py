@@ -243,12 +243,12 @@ class Model:
     def stat(self, path: Path) -> Node:
         return self.node(path)
 
-    def listdir(self, path: Path) -> list[str]:
+    def listdir(self, path: Path) -> list[str] | list[bytes]:
         node = self.node(path, follow=True)
         if not node.is_dir:
             fail(errno.ENOTDIR, path)
         node.atime = ANY
-        return [os.fsdecode(name) for name in node.entries]
+        return list(node.entries) if isinstance(path, bytes) else [os.fsdecode(name) for name in node.entries]
 
     def readlink(self, path: Path) -> bytes:
         node = self.node(path)

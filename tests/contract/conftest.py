@@ -156,6 +156,15 @@ class Workshop:
         subject.open_union()
         return subject
 
+    def forget(self, lower: Path) -> None:
+        """A lower layer whose filesystem goes before the test ends: look at it once more, now."""
+        was = {path: line for path, line in self.before.items() if path.startswith(f"'{lower}")}
+        assert manifest([str(lower)]) == was
+        for path in was:
+            del self.before[path]
+        for subject in self.subjects:
+            subject.lowers = [path for path in subject.lowers if path != lower]
+
     def subject(self, kind: tuple[str, str], below: list[Path], top: Path | None, work: Path | None) -> Subject:
         """Not mounted yet."""
         subject: Subject

@@ -36,7 +36,7 @@ libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
 libc.getxattr.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-_HERE, _NO_FOLLOW, _OMIT = -100, 0x100, (1 << 30) - 2
+_HERE, _NO_FOLLOW, _FOLLOW, _OMIT = -100, 0x100, 0x400, (1 << 30) - 2
 
 KERNEL_OPTIONS = "redirect_dir=on,index=on,metacopy=off"
 """With these, directories can be renamed and hard links stay links. All layers lie on one filesystem: no xino."""
@@ -310,7 +310,7 @@ class Mounted(Subject):
         return File(os.open(self.at(path), flags | os.O_TMPFILE | os.O_CLOEXEC, mode))
 
     def link_file(self, file: File, path: Path) -> None:
-        os.link(f"/proc/self/fd/{file.fd}", self.at(path), follow_symlinks=True)
+        check(libc.linkat(_HERE, b"/proc/self/fd/%d" % file.fd, _HERE, self.at(path), _FOLLOW), path)
 
     def truncate(self, path: Path, size: int) -> None:
         os.truncate(self.at(path), size)
