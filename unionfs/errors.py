@@ -6,7 +6,13 @@ hint each. A failed file operation is an OSError with its errno instead. Floor 0
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+
+
+def failed(number: int, name: bytes = b"") -> OSError:
+    """The failure of a file operation, by its errno; `name` is what it was about."""
+    return OSError(number, os.strerror(number), *([os.fsdecode(name)] if name else []))
 
 
 class UnionfsError(Exception):

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from unionfs import events
+from unionfs.errors import failed
 from unionfs.linux import files
 
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,10 +28,6 @@ _KEPT_OPEN = 2048
 """How many directories of all layers stay open; the rest are opened again when they are needed."""
 _PROBES_BEFORE_SCAN = 12
 """After so many lookups in a directory its names are read once, so that further ones cost no system call."""
-
-
-def read_only_error(name: bytes) -> OSError:
-    return OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(name))
 
 
 def open_quietly(name: bytes, flags: int, dir_fd: int | None) -> int:
@@ -80,7 +77,7 @@ _open_directories = _OpenDirectories(_KEPT_OPEN)
 class Directory:
     """One real directory of one layer. Its name and parent follow every rename made through `move`."""
 
-    __slots__ = ("_fd", "layer", "marks", "name", "names", "parent", "pinned", "probes")
+    __slots__ = ("_fd", "layer", "marks", "name", "names", "numbers", "parent", "pinned", "probes")
 
     def __init__(self, layer: Layer, parent: Directory | None, name: bytes, fd: int = -1) -> None:
         self.layer = layer
@@ -90,6 +87,8 @@ class Directory:
         self.pinned = parent is None
         self.names: dict[bytes, int] | None = None
         """The raw names with their types (DT_*), own marks included, once they were read; kept true by every change."""
+        self.numbers: dict[bytes, int] = {}
+        """Inode numbers by name, read together with the names; of a layer that is not writable only."""
         self.probes = 0
         self.marks: dict[str, object] = {}
         """What the dialect remembers of this directory (its opaque mark, its redirect)."""
@@ -111,6 +110,11 @@ class Directory:
         fd, self._fd = self._fd, -1
         os.close(fd)
         raise OSError(errno.EXDEV, "another filesystem is mounted there", os.fsdecode(self.path))
+
+    @property
+    def here(self) -> Location:
+        """The directory itself as an object."""
+        return Location(self, b".")
 
     @property
     def path(self) -> bytes:
@@ -175,20 +179,28 @@ class Directory:
         """The raw names and their types (DT_*); read once, kept true afterwards. The layer must not change below us."""
         if self.names is None:
             try:
-                entries = {os.fsencode(entry.name): _type_of(entry) for entry in self.scan()}
+                self.names = self._read_entries()
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                entries = {}
-            self.names = entries
+                self.names = {}
         return self.names
+
+    def _read_entries(self) -> dict[bytes, int]:
+        names: dict[bytes, int] = {}
+        for entry in self.scan():
+            name = os.fsencode(entry.name)
+            names[name] = _type_of(entry)
+            if not self.layer.writable:
+                self.numbers[name] = entry.inode()
+        return names
 
     # Changing: each method is one system call that changes the layer
 
     def changing(self, what: str, name: bytes) -> int:
         """Announce a change and return the directory's descriptor; EROFS when the layer is not writable."""
         if not self.layer.writable:
-            raise read_only_error(os.path.join(self.path, name))
+            raise failed(errno.EROFS, os.path.join(self.path, name))
         if events.listeners:
             events.emit("change", what=what, path=os.path.join(self.path, name))
         return self.fd
@@ -264,17 +276,6 @@ class Directory:
     def relocate(self, parent: Directory, name: bytes) -> None:
         self.parent, self.name = parent, name
 
-    def set_times(self, atime: int | None, mtime: int | None) -> None:
-        """utimensat(2) of the directory itself."""
-        files.set_times(-100, b"/proc/self/fd/%d" % self.changing("utimens", b"."), atime, mtime, follow=True)
-
-    def getxattr(self, name: bytes) -> bytes | None:
-        """An extended attribute of the directory itself; None when it has none of that name or cannot have any."""
-        return _getxattr(f"/proc/self/fd/{self.fd}", name)
-
-    def setxattr(self, name: bytes, value: bytes) -> None:
-        os.setxattr(f"/proc/self/fd/{self.changing('setxattr', b'.')}", name, value)
-
 
 def _type_of(entry: os.DirEntry[str]) -> int:
     if entry.is_symlink():
@@ -284,15 +285,6 @@ def _type_of(entry: os.DirEntry[str]) -> int:
     if entry.is_dir(follow_symlinks=False):
         return stat.S_IFDIR >> 12
     return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
-
-
-def _getxattr(path: str, name: bytes) -> bytes | None:
-    try:
-        return os.getxattr(path, name, follow_symlinks=True)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
-            return None
-        raise
 
 
 class Location:
@@ -352,12 +344,15 @@ class Location:
         flags |= os.O_CLOEXEC
         if not self.directory.layer.writable:
             if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-                raise read_only_error(self.path)
+                raise failed(errno.EROFS, self.path)
             flags |= os.O_NOFOLLOW
             return open_quietly(self.name, flags, self.directory.fd)
         if self.fd >= 0:
             return os.open(f"/proc/self/fd/{self.fd}", flags)
         return os.open(self.name, flags | os.O_NOFOLLOW, dir_fd=self.directory.fd)
+
+    def truncate(self, size: int) -> None:
+        os.truncate(self._change("truncate"), size)
 
     def chmod(self, mode: int) -> None:
         os.chmod(self._change("chmod"), mode)

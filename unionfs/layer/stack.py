@@ -97,7 +97,7 @@ class Stack:
             file.write("\n")
         self.work.area.move(name, self.work.base, STACK_FILE)
         with suppress(OSError):
-            self.upper.root.setxattr(self.dialect.own + b"work", self.work.layer.path)
+            self.upper.root.here.setxattr(self.dialect.own + b"work", self.work.layer.path)
 
     def close(self) -> None:
         if self.work is not None:

@@ -9,7 +9,7 @@ shown. The formats:
     whiteout   empty regular file `.wh.NAME`                   character device 0:0, or (read only) an empty file with
                                                                xattr overlay.whiteout in a directory with opaque=x
     opaque     file `.wh..wh..opq` in the directory            xattr overlay.opaque=y
-    redirect   file `.wh..wh..redirect`, its content the path  xattr overlay.redirect
+    redirect   symbolic link `.wh..wh..redirect` to the path   xattr overlay.redirect
     origin     xattr unionfs.origin = "1:LAYER:INO"            the same, and xattr overlay.origin (file handle)
 
 The xattrs carry the prefix `trusted.`, or `user.` for mounts without privileges. Sources: aufs(5) "Whiteout",
@@ -23,7 +23,7 @@ import stat
 from contextlib import suppress
 from typing import ClassVar, Final, NamedTuple
 
-from unionfs.layer.layer import Directory
+from unionfs.layer.layer import Directory, Location
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
 
@@ -128,6 +128,9 @@ class Dialect:
         """Move a finished object to where a whiteout of its name is; the whiteout goes."""
         raise NotImplementedError
 
+    def unhide(self, directory: Directory, name: bytes) -> None:
+        """Take away a whiteout that stands beside a new object; where it stands in its place there is nothing to do."""
+
     def move(self, old: Name, new: Name, is_dir: bool, leave: bool, work: WorkDirectory) -> None:
         """Rename; `leave`: the layers below still have the old name, so a whiteout takes its place. A whiteout of the new
         name goes. At no moment shows the tree anything but the old state or the new one."""
@@ -138,9 +141,10 @@ class Dialect:
         raise NotImplementedError
 
     def set_opaque(self, directory: Directory) -> None:
+        """Write the mark, if it is not there."""
         raise NotImplementedError
 
-    def set_redirect(self, directory: Directory, path: bytes) -> None:
+    def set_redirect(self, directory: Directory, path: bytes, work: WorkDirectory) -> None:
         raise NotImplementedError
 
 
@@ -173,13 +177,7 @@ class Aufs(Dialect):
         return directory.has(self.OPAQUE) or (beside and not self.redirect(directory))
 
     def _read_redirect(self, directory: Directory) -> bytes | None:
-        if not directory.has(self.REDIRECT):
-            return None
-        fd = os.open(self.REDIRECT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
-        try:
-            return os.read(fd, 1 << 16)
-        finally:
-            os.close(fd)
+        return Location(directory, self.REDIRECT).readlink() if directory.has(self.REDIRECT) else None
 
     def read(self, directory: Directory) -> tuple[dict[bytes, int], set[bytes]]:
         visible: dict[bytes, int] = {}
@@ -203,9 +201,9 @@ class Aufs(Dialect):
 
     def publish(self, room: Directory, aside: bytes, directory: Directory, name: bytes, is_dir: bool) -> None:
         room.move(aside, directory, name)
-        self._clear(directory, name)
+        self.unhide(directory, name)
 
-    def _clear(self, directory: Directory, name: bytes) -> None:
+    def unhide(self, directory: Directory, name: bytes) -> None:
         if self.hides(directory, name):
             directory.unlink(self.MARK + name)
 
@@ -213,7 +211,7 @@ class Aufs(Dialect):
         if leave and not self.hides(*old):
             work.link_whiteout(_empty_file, old.directory, self.MARK + old.name)
         old.directory.move(old.name, *new)
-        self._clear(*new)
+        self.unhide(*new)
 
     def cut_off(self, directory: Directory, name: bytes, fresh: Directory, work: WorkDirectory) -> None:
         if not self.hides(directory, name):
@@ -224,12 +222,11 @@ class Aufs(Dialect):
             _empty_file(directory, self.OPAQUE)
         directory.marks["opaque"] = True
 
-    def set_redirect(self, directory: Directory, path: bytes) -> None:
-        fd = directory.create(self.REDIRECT, os.O_WRONLY, 0o444)
-        try:
-            os.write(fd, path)
-        finally:
-            os.close(fd)
+    def set_redirect(self, directory: Directory, path: bytes, work: WorkDirectory) -> None:
+        """A symbolic link is there with its whole path or not at all, whenever a crash comes."""
+        aside = work.temporary_name()
+        work.area.symlink(aside, path)
+        work.area.move(aside, directory, self.REDIRECT)
         directory.marks["redirect"] = path
 
 
@@ -273,14 +270,14 @@ class Overlay(Dialect):
     def _opaque_value(self, directory: Directory) -> object:
         value = directory.marks.get("opaque value", _UNKNOWN)
         if value is _UNKNOWN:
-            value = directory.marks["opaque value"] = directory.getxattr(self.base + b"opaque")
+            value = directory.marks["opaque value"] = directory.here.find_xattr(self.base + b"opaque")
         return value
 
     def _read_opaque(self, directory: Directory) -> bool:
         return self._opaque_value(directory) == b"y"
 
     def _read_redirect(self, directory: Directory) -> bytes | None:
-        return directory.getxattr(self.base + b"redirect")
+        return directory.here.find_xattr(self.base + b"redirect")
 
     def read(self, directory: Directory) -> tuple[dict[bytes, int], set[bytes]]:
         visible: dict[bytes, int] = {}
@@ -338,12 +335,13 @@ class Overlay(Dialect):
         self.set_opaque(fresh)
 
     def set_opaque(self, directory: Directory) -> None:
-        directory.setxattr(self.base + b"opaque", b"y")
+        if self._opaque_value(directory) != b"y":
+            directory.here.setxattr(self.base + b"opaque", b"y")
         directory.marks["opaque value"] = b"y"
         directory.marks["opaque"] = True
 
-    def set_redirect(self, directory: Directory, path: bytes) -> None:
-        directory.setxattr(self.base + b"redirect", path)
+    def set_redirect(self, directory: Directory, path: bytes, work: WorkDirectory) -> None:
+        directory.here.setxattr(self.base + b"redirect", path)
         directory.marks["redirect"] = path
 
 

@@ -58,11 +58,15 @@ class WorkDirectory:
         self._serial += 1
         return b"#%x" % self._serial
 
+    def remove(self, name: bytes) -> None:
+        """Remove what was built or put aside here."""
+        remove_tree(self.area, name)
+
     def retire(self, directory: Directory, name: bytes) -> None:
         """Take a directory tree out of a layer in one step, then remove it."""
         aside = self.temporary_name()
         directory.move(name, self.area, aside)
-        remove_tree(self.area, aside)
+        self.remove(aside)
 
     @contextmanager
     def room(self, default_acl: bytes | None) -> Iterator[Directory]:
@@ -73,11 +77,11 @@ class WorkDirectory:
         name = self.temporary_name()
         room = self.area.mkdir(name, 0o700)
         try:
-            room.setxattr(_DEFAULT_ACL, default_acl)
+            room.here.setxattr(_DEFAULT_ACL, default_acl)
             yield room
         finally:
             room.close()
-            remove_tree(self.area, name)
+            self.remove(name)
 
     def link_whiteout(self, make: WhiteoutMaker, directory: Directory, name: bytes) -> None:
         """A whiteout at `name`, as a further hard link of one shared object (16 us against 20 for a new inode)."""

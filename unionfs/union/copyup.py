@@ -19,11 +19,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs import events
+from unionfs.errors import failed
 from unionfs.layer.layer import Directory, Location
 from unionfs.layer.whiteout import Overlay
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
 from unionfs.union.dentry import Dentry
+from unionfs.union.handle import FileHandle
 from unionfs.union.inode import DirInode, FileInode, Inodes
 
 _CHUNK = 8 << 20
@@ -52,7 +54,7 @@ class CopyUp:
     @property
     def work(self) -> WorkDirectory:
         if self.stack.work is None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise failed(errno.EROFS)
         return self.stack.work
 
     # Directories
@@ -63,15 +65,22 @@ class CopyUp:
             return inode.upper
         work, dentry = self.work, inode.dentry
         if inode.removed or dentry is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise failed(errno.ENOENT)
         parent = self.directory(dentry.parent)
         source = inode.directories[0]
-        assert source.parent is not None
         aside = work.temporary_name()
         made = work.area.mkdir(aside, 0o700)
         copy = Location(work.area, aside)
-        self._copy_metadata(Location(source.parent, source.name), copy, source.own_stat())
-        self._put(copy, parent, dentry)
+        try:
+            st = source.own_stat()
+            self.copy_attributes(source.here, copy, st)
+            self._note_origin(source.here, copy, st)
+            copy.set_times(st.st_atime_ns, st.st_mtime_ns)
+            self._put(copy, parent, dentry)
+        except BaseException:
+            with suppress(OSError):
+                work.area.rmdir(aside)
+            raise
         made.relocate(parent, dentry.name)
         inode.directories.insert(0, made)
         return made
@@ -80,7 +89,7 @@ class CopyUp:
         """Publish a copy under its name. The parent's times are not those of a change that a user made."""
         before = parent.own_stat()
         copy.directory.move(copy.name, parent, dentry.name)
-        parent.set_times(before.st_atime_ns, before.st_mtime_ns)
+        parent.here.set_times(before.st_atime_ns, before.st_mtime_ns)
         dentry.in_upper = True
         self.mark_impure(dentry.parent)
 
@@ -90,19 +99,22 @@ class CopyUp:
         if isinstance(dialect, Overlay) and not parent.impure:
             parent.impure = True
             with suppress(OSError):
-                parent.upper.setxattr(dialect.base + b"impure", b"y")
+                parent.upper.here.setxattr(dialect.base + b"impure", b"y")
 
     # Everything else
 
-    def file(self, inode: FileInode, keep: int | None = None) -> None:
-        """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only."""
+    def file(self, inode: FileInode, keep: int | None = None) -> bool:
+        """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only.
+
+        True: there was more than that, so the copy is shorter than its origin.
+        """
         if inode.in_upper:
-            return
+            return False
         with self.tree:
             lock = inode.lock
         with lock:
             if inode.in_upper:
-                return
+                return False
             with self.tree:
                 source = inode.location
                 st = source.stat()
@@ -112,7 +124,9 @@ class CopyUp:
                 if data is not None:
                     self._copy_data(data, st, keep)
                 with self.tree:
-                    self._copy_metadata(source, copy, st)
+                    self.copy_attributes(source, copy, st)
+                    self._note_origin(source, copy, st)
+                    copy.set_times(st.st_atime_ns, st.st_mtime_ns)
                     self._publish(inode, copy, st)
             except BaseException:
                 with self.tree, suppress(OSError):
@@ -125,6 +139,7 @@ class CopyUp:
             if events.listeners:
                 size = st.st_size if keep is None else min(keep, st.st_size)
                 events.emit("copy-up", inode=inode.number, bytes=size if data is not None else 0)
+            return data is not None and keep is not None and keep != st.st_size
 
     def _begin(self, source: Location, st: os.stat_result) -> tuple[bytes, tuple[int, int] | None]:
         """A new object of the same type in the work directory; for a regular file (source, target) descriptors too."""
@@ -152,16 +167,15 @@ class CopyUp:
         if not self.stack.volatile and length:
             os.fsync(target)
 
-    def _copy_metadata(self, source: Location, copy: Location, st: os.stat_result) -> None:
-        """Owner before mode and capabilities, which a change of owner removes; times last."""
+    def copy_attributes(self, source: Location, copy: Location, st: os.stat_result | None = None) -> None:
+        """Owner, mode and extended attributes: the owner first, since a change of it takes modes and capabilities."""
+        st = st or source.stat()
         made = copy.stat()
         if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
             self._chown(copy, st)
         if not stat.S_ISLNK(st.st_mode):
             copy.chmod(stat.S_IMODE(st.st_mode))
         self._copy_xattrs(source, copy)
-        self._note_origin(source, copy, st)
-        copy.set_times(st.st_atime_ns, st.st_mtime_ns)
 
     def _chown(self, copy: Location, st: os.stat_result) -> None:
         try:
@@ -190,39 +204,53 @@ class CopyUp:
             return
         dialect = self.stack.dialect
         with suppress(OSError):
-            copy.setxattr(dialect.origin, self.inodes.origin_text(source, st.st_ino))
+            copy.setxattr(dialect.origin, self.inodes.origins.text(source, st.st_ino))
         if isinstance(dialect, Overlay):
             with suppress(OSError):
-                copy.setxattr(dialect.kernel_origin, self.inodes.kernel_origin(source))
+                copy.setxattr(dialect.kernel_origin, self.inodes.origins.kernel_form(source))
 
     def _publish(self, inode: FileInode, copy: Location, st: os.stat_result) -> None:
         """Give the finished copy its name, or none when all its names were deleted meanwhile."""
-        key, hardlinks = inode.index_key, self.inodes.hardlinks
-        dentry = inode.dentry
-        location = copy
+        names = st.st_nlink + inode.nlink_extra
+        dentry, extra = inode.dentry, 0
+        key = inode.index_key if names > 0 else None
+        hardlinks = self.inodes.hardlinks
         if key is not None:
-            count = st.st_nlink + inode.nlink_extra
-            inode.nlink_extra = count - (2 if dentry is not None else 1)
-            hardlinks.write(copy, inode.nlink_extra)
+            # Counted from here as if the index were its only name: a crash may leave too high a count, never one that
+            # lets the index entry go while names still need it.
+            extra = names - 1
+            hardlinks.write(copy, extra)
             copy.link(hardlinks.index, key)
-            location = hardlinks.location(key)
-        if dentry is not None:
+        if dentry is None:
+            location = hardlinks.location(key) if key is not None else copy
+            if key is None:
+                copy.hold()
+            self.work.area.unlink(copy.name)
+        else:
             parent = self.directory(dentry.parent)
             self._put(copy, parent, dentry)
-            if key is None:
-                location = Location(parent, dentry.name)
-        elif key is None:
-            location.hold()
-        if dentry is None:
-            copy.directory.unlink(copy.name)
+            location = Location(parent, dentry.name)
+            if key is not None:
+                location, extra = hardlinks.location(key), names - 2
+                hardlinks.write(location, extra)
         if key is not None:
             hardlinks.drop_deleted(inode.location, st.st_ino)
+        inode.nlink_extra = extra
         self._switch(inode, location)
+
+    def name(self, inode: FileInode, dentry: Dentry) -> None:
+        """Give a copied-up hard link its name in the upper, which a lower layer alone had. Under the tree lock."""
+        parent, aside = self.directory(dentry.parent), self.work.temporary_name()
+        inode.location.link(self.work.area, aside)
+        self._put(Location(self.work.area, aside), parent, dentry)
+        inode.nlink_extra -= 1
+        self.inodes.hardlinks.write(inode.location, inode.nlink_extra)
 
     def _switch(self, inode: FileInode, location: Location) -> None:
         """From here on the object is its copy, for open descriptors too: dup2(2) replaces each at once."""
-        for handle in inode.handles:
-            handle.switch(location)
+        for handle in inode.handles or ():
+            if isinstance(handle, FileHandle):
+                handle.switch(location)
         inode.location, inode.in_upper = location, True
         self.inodes.copied_up(inode, location.stat())
 

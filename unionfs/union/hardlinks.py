@@ -13,35 +13,25 @@ not copied up were deleted is a symbolic link `nlink/L-I` to "-N": a deletion ne
 from __future__ import annotations
 
 import os
-import struct
 from contextlib import suppress
 
 from unionfs.layer.layer import Directory, Layer, Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Overlay
-from unionfs.linux import files
+from unionfs.union.identity import Origins
 
 
 class HardLinks:
     """The index of one union. `active`: there is an upper, so that links can be broken at all."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, origins: Origins) -> None:
         self.stack = stack
+        self.origins = origins
         self.active = stack.work is not None
-        self._uuids: dict[int, bytes] = {}
         if stack.work is not None:
             overlay = isinstance(stack.dialect, Overlay)
             self.index = stack.work.folder(b"index" if overlay else b"links")
             self.counts = stack.work.folder(b"nlink")
-
-    def uuid(self, layer: Layer) -> bytes:
-        if layer.filesystem not in self._uuids:
-            fd = layer.root.open_for_reading()
-            try:
-                self._uuids[layer.filesystem] = files.filesystem_uuid(fd)
-            finally:
-                os.close(fd)
-        return self._uuids[layer.filesystem]
 
     @staticmethod
     def _plain_key(layer: Layer, ino: int) -> bytes:
@@ -53,12 +43,7 @@ class HardLinks:
             return None
         if not isinstance(self.stack.dialect, Overlay):
             return self._plain_key(lower.directory.layer, ino)
-        handle = files.file_handle(lower.directory.fd, lower.name)
-        if handle is None:
-            return None
-        kind, raw = handle
-        header = struct.pack("<BBBBB", 0, 0xFB, 21 + len(raw), 0, kind)
-        return (header + self.uuid(lower.directory.layer) + raw).hex().encode()
+        return self.origins.kernel_form(lower).hex().encode() or None
 
     def location(self, key: bytes) -> Location:
         return Location(self.index, key)

@@ -1,13 +1,7 @@
 """Inodes: the objects of the merged tree, and the table of those that somebody holds.
 
-Called by `operations.py`, under the tree lock. It promises: one real object is one `Inode` as long as anybody refers to
-it, whatever name it was reached by; its number (st_ino) stays the same across copy-up and remount.
-
-Numbers. An object is known by the number of its *origin*, the lower object that it was copied up from, else by its own.
-A copied-up object keeps its origin as the xattr `unionfs.origin`, text "1:LAYER:INO" (format version, lower layer
-counted from the bottom so that new layers on top change nothing, inode number there); uppers written by the kernel's
-overlayfs have its file handle in `overlay.origin` instead. Layers on one filesystem as the top layer give their
-numbers unchanged; further filesystems get theirs moved up by 2**48.
+Called by `operations.py` and the files of changes, under the tree lock. It promises: one real object is one `Inode` as
+long as anybody refers to it, whatever name it was reached by; its number stays the same (see `identity.py`).
 
 References. Each lookup's answer adds one; `forget` gives back. An inode without references, open handles or known
 children leaves the table, and its dentries with it.
@@ -17,19 +11,18 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import threading
-from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from unionfs.layer.layer import Directory, Layer, Location
+from unionfs.layer.layer import Directory, Location
 from unionfs.layer.stack import Stack
-from unionfs.layer.whiteout import Overlay
-from unionfs.linux import files
 from unionfs.union.dentry import Dentry
 from unionfs.union.hardlinks import HardLinks
-from unionfs.union.lookup import Found, find, resolve
+from unionfs.union.identity import Origins, identity, number
+from unionfs.union.lookup import Found, find
 
-_FILESYSTEM_SHIFT = 48
+if TYPE_CHECKING:
+    from unionfs.union.handle import Handle
 
 
 class Inode:
@@ -43,7 +36,8 @@ class Inode:
         self.references = 0
         self.dentry: Dentry | None = None
         """A name of the object; None for the root and for what has no known name."""
-        self.handles: list[object] = []
+        self.handles: dict[Handle, None] | None = None
+        """The open handles; None when there never was one, which saves memory for the many."""
         self._lock: threading.RLock | None = None
 
     @property
@@ -51,21 +45,26 @@ class Inode:
         return self.kind == stat.S_IFDIR
 
     @property
-    def mode_type(self) -> int:
-        return self.kind
-
-    @property
     def lock(self) -> threading.RLock:
-        """Held while the object is copied up or its block map changes. Made when first asked for, under the tree lock."""
+        """Held while the object is copied up. Made when first asked for, under the tree lock."""
         if self._lock is None:
             self._lock = threading.RLock()
         return self._lock
+
+    def opened(self, handle: Handle) -> None:
+        if self.handles is None:
+            self.handles = {}
+        self.handles[handle] = None
+
+    def closed(self, handle: Handle) -> None:
+        if self.handles is not None:
+            self.handles.pop(handle, None)
 
 
 class DirInode(Inode):
     """A merged directory: `directories` are the real ones, topmost first."""
 
-    __slots__ = ("children", "default_acl", "directories", "impure", "removed")
+    __slots__ = ("children", "directories", "impure", "inherited", "removed")
 
     def __init__(self, number: int, directories: list[Directory]) -> None:
         super().__init__(number, stat.S_IFDIR)
@@ -73,12 +72,17 @@ class DirInode(Inode):
         self.children: dict[bytes, Dentry] = {}
         self.removed = False
         self.impure = False
-        self.default_acl: bytes | None | bool = False
-        """The POSIX default ACL that new objects inherit; False: not read yet."""
+        self.inherited: tuple[bytes | None, int | None] | None = None
+        """What new objects in it inherit: the POSIX default ACL, and the group (setgid); None: not read yet."""
 
     @property
     def in_upper(self) -> bool:
         return self.directories[0].layer.writable
+
+    @property
+    def location(self) -> Location:
+        """The real directory that gives the attributes."""
+        return self.directories[0].here
 
     @property
     def upper(self) -> Directory:
@@ -94,12 +98,19 @@ class DirInode(Inode):
 class FileInode(Inode):
     """Anything but a directory. `location` is the real object that holds its data now."""
 
-    __slots__ = ("identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries", "nlink_extra")
+    __slots__ = (
+        *("has_origin", "identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries"),
+        *("nlink_extra", "temporary"),
+    )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
         super().__init__(number, kind)
         self.location = location
         self.in_upper = in_upper
+        self.has_origin = False
+        """Whether it is a copy of a lower object."""
+        self.temporary = False
+        """Made without a name (O_TMPFILE), so that it may be given one."""
         self.identity = 0
         self.lower_identity = 0
         self.more_dentries: list[Dentry] | None = None
@@ -126,16 +137,24 @@ class FileInode(Inode):
         self.dentry = rest[0] if rest else None
         self.more_dentries = rest[1:] or None
 
+    def is_at(self, directory: Directory, name: bytes) -> bool:
+        """Whether `location` is that name."""
+        return self.location.fd < 0 and self.location.directory is directory and self.location.name == name
+
+    def link_count(self) -> int:
+        return max(0, self.location.stat().st_nlink + self.nlink_extra)
+
 
 class Inodes:
     """The table. `root` is always there."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.hardlinks = HardLinks(stack)
+        self.origins = Origins(stack)
+        self.hardlinks = HardLinks(stack, self.origins)
         self.by_identity: dict[int, FileInode] = {}
         top = stack.layers[0]
-        self.root = DirInode(self._number(top, top.root.own_stat().st_ino), [layer.root for layer in stack.layers])
+        self.root = DirInode(number(top, top.root.own_stat().st_ino), [layer.root for layer in stack.layers])
         self.root.references = 1
         self._stop_at_opaque_root()
 
@@ -148,17 +167,24 @@ class Inodes:
     # Names
 
     def lookup(self, parent: DirInode, name: bytes) -> Dentry | None:
-        """The dentry of `name`, from the table or from the layers."""
+        """The dentry of `name`, from the table or from the layers; None: there is no such name."""
+        return self.find(parent, name)[0]
+
+    def find(self, parent: DirInode, name: bytes) -> tuple[Dentry | None, os.stat_result | None]:
+        """The same, with what the search found out of the object's attributes, if it is that of its location."""
         dentry = parent.children.get(name)
         if dentry is not None or parent.removed:
-            return dentry
+            return dentry, None
         found = find(self.stack, parent.directories, name)
         if found is None:
-            return None
+            return None, None
+        in_upper = found.where.layer.writable
         if found.directories:
-            number = self._number_of(found, Location(found.where, found.name))
-            return self.enter(parent, name, DirInode(number, found.directories), found.where.layer.writable)
-        return self.enter(parent, name, self._file(found), found.where.layer.writable)
+            shown = self._shown_number(found, Location(found.where, found.name))
+            return self.enter(parent, name, DirInode(shown, found.directories), in_upper), found.stat
+        inode = self._file(found)
+        dentry = self.enter(parent, name, inode, in_upper)
+        return dentry, found.stat if inode.is_at(found.where, found.name) else None
 
     def enter(self, parent: DirInode, name: bytes, inode: Inode, in_upper: bool) -> Dentry:
         """Note that `name` in `parent` is `inode`."""
@@ -181,9 +207,10 @@ class Inodes:
         self.drop_unused(dentry.parent)
 
     def move(self, dentry: Dentry, parent: DirInode, name: bytes) -> None:
-        """Note that the name was renamed."""
+        """Note that the name was renamed, in the upper. What had the new name has left before."""
         old = dentry.parent
-        old.children.pop(dentry.name, None)
+        if old.children.get(dentry.name) is dentry:
+            del old.children[dentry.name]
         dentry.parent, dentry.name, dentry.in_upper = parent, name, True
         parent.children[name] = dentry
         if old is not parent:
@@ -193,32 +220,32 @@ class Inodes:
 
     def _file(self, found: Found) -> FileInode:
         layer, st = found.where.layer, found.stat
-        identity = self._identity(layer, st.st_ino)
-        inode = self.by_identity.get(identity)
+        key = identity(layer, st.st_ino)
+        inode = self.by_identity.get(key)
         if inode is not None and inode.kind == stat.S_IFMT(st.st_mode):
             return inode
         location, in_upper = Location(found.where, found.name), layer.writable
-        key = None
+        index_key = None
         if not in_upper and st.st_nlink > 1:
-            key = self.hardlinks.key(location, st.st_ino)
-            indexed = self.hardlinks.find(key)
+            index_key = self.hardlinks.key(location, st.st_ino)
+            indexed = self.hardlinks.find(index_key)
             if indexed is not None:
                 location, in_upper = indexed, True
-        number = self._number_of(found, location) if in_upper else self._number(layer, st.st_ino)
-        inode = FileInode(number, stat.S_IFMT(st.st_mode), location, in_upper)
-        inode.index_key = key
+        inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, in_upper)
+        inode.index_key = index_key
         if in_upper:
-            self._join_index(inode, location)
-        elif key is not None:
+            self._join_upper(inode, found, location)
+        elif index_key is not None:
             inode.nlink_extra = self.hardlinks.deleted(location, st.st_ino)
-        self.register(inode, identity)
+        self.register(inode, key)
         return inode
 
-    def _join_index(self, inode: FileInode, location: Location) -> None:
+    def _join_upper(self, inode: FileInode, found: Found, location: Location) -> None:
         """A copied-up hard link is reached by its index entry, which keeps its place whatever its names do."""
-        if not self.hardlinks.active:
-            return
-        text = location.find_xattr(self.stack.dialect.nlink)
+        origin = self.origins.number(location) if self.stack.xattrs else None
+        if origin is not None:
+            inode.number, inode.has_origin = origin, True
+        text = location.find_xattr(self.stack.dialect.nlink) if self.hardlinks.active else None
         if text is None:
             return
         inode.nlink_extra = self.hardlinks.parse(text)
@@ -227,91 +254,36 @@ class Inodes:
         if inode.index_key is not None:
             inode.location = self.hardlinks.location(inode.index_key)
         upper = inode.location.stat()
-        self.register(inode, self._identity(inode.location.directory.layer, upper.st_ino))
+        self.register(inode, identity(inode.location.directory.layer, upper.st_ino))
 
-    def register(self, inode: FileInode, identity: int) -> None:
-        self.by_identity[identity] = inode
+    def _shown_number(self, found: Found, location: Location) -> int:
+        if location.directory.layer.writable and self.stack.xattrs:
+            origin = self.origins.number(location)
+            if origin is not None:
+                return origin
+        return number(found.where.layer, found.stat.st_ino)
+
+    def register(self, inode: FileInode, key: int) -> None:
+        self.by_identity[key] = inode
         if inode.identity:
             inode.lower_identity = inode.identity
-        inode.identity = identity
+        inode.identity = key
 
     def copied_up(self, inode: FileInode, st: os.stat_result) -> None:
         """The object was copied up: it is known by its upper's inode too."""
         assert self.stack.upper is not None
-        self.register(inode, self._identity(self.stack.upper, st.st_ino))
+        inode.has_origin = True
+        self.register(inode, identity(self.stack.upper, st.st_ino))
 
-    def new_file(self, directory: Directory, name: bytes, st: os.stat_result, fd: int = -1) -> FileInode:
+    def new_file(self, location: Location, st: os.stat_result) -> FileInode:
         """The inode of an object that was just made in the upper."""
-        kind = stat.S_IFMT(st.st_mode)
-        inode = FileInode(self._number(directory.layer, st.st_ino), kind, Location(directory, name, fd), True)
-        self.register(inode, self._identity(directory.layer, st.st_ino))
+        layer = location.directory.layer
+        inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, True)
+        self.register(inode, identity(layer, st.st_ino))
         return inode
 
-    def new_directory(self, directory: Directory) -> DirInode:
-        return DirInode(self._number(directory.layer, directory.own_stat().st_ino), [directory])
-
-    # Numbers
-
-    def _identity(self, layer: Layer, ino: int) -> int:
-        """A key that no two real objects share, unlike a number that was folded into 64 bits."""
-        return (layer.filesystem << 64 | ino) + 1
-
-    def _number(self, layer: Layer, ino: int) -> int:
-        if not layer.filesystem:
-            return ino
-        return (ino & (1 << _FILESYSTEM_SHIFT) - 1) | layer.filesystem << _FILESYSTEM_SHIFT
-
-    def _number_of(self, found: Found, location: Location) -> int:
-        if location.directory.layer.writable and self.stack.xattrs:
-            number = self.origin_number(location)
-            if number is not None:
-                return number
-        return self._number(found.where.layer, found.stat.st_ino)
-
-    def origin_number(self, location: Location) -> int | None:
-        """The number that the origin of an upper object had, None when it has no origin or that cannot be read."""
-        dialect = self.stack.dialect
-        text = location.find_xattr(dialect.origin)
-        if text is not None:
-            version, layer_number, ino = (*text.split(b":"), b"", b"")[:3]
-            if version == b"1" and layer_number.isdigit() and ino.isdigit():
-                layer = self.stack.from_bottom(int(layer_number))
-                return self._number(layer, int(ino)) if layer is not None else None
-        elif isinstance(dialect, Overlay):
-            handle = location.find_xattr(dialect.kernel_origin)
-            return self._number_of_handle(handle) if handle else None
-        return None
-
-    def _number_of_handle(self, origin: bytes) -> int | None:
-        """Ask the lower filesystems for the inode behind overlayfs's origin (FUSE notes: u8 0, u8 0xfb, len, flags, type,
-        uuid, handle). Needs CAP_DAC_READ_SEARCH."""
-        if len(origin) < 22 or origin[:2] != b"\x00\xfb":
-            return None
-        for layer in self.stack.layers[1:]:
-            with suppress(OSError):
-                anchor = layer.root.open_for_reading()
-                try:
-                    fd = files.open_handle(anchor, origin[4], origin[21:])
-                finally:
-                    os.close(anchor)
-                try:
-                    return self._number(layer, os.fstat(fd).st_ino)
-                finally:
-                    os.close(fd)
-        return None
-
-    def origin_text(self, location: Location, ino: int) -> bytes:
-        """What `unionfs.origin` says of a copy of the lower object `location`."""
-        return b"1:%d:%d" % (location.directory.layer.number, ino)
-
-    def kernel_origin(self, location: Location) -> bytes:
-        """What `overlay.origin` says: the lower's file handle, or nothing (origin unknown) where it has none."""
-        handle = files.file_handle(location.directory.fd, location.name)
-        if handle is None:
-            return b""
-        kind, raw = handle
-        uuid = self.hardlinks.uuid(location.directory.layer)
-        return struct.pack("<BBBBB", 0, 0xFB, 21 + len(raw), 0, kind) + uuid + raw
+    def new_directory(self, directory: Directory, st: os.stat_result) -> DirInode:
+        return DirInode(number(directory.layer, st.st_ino), [directory])
 
     # Lower paths
 
@@ -321,19 +293,12 @@ class Inodes:
             return b"/"
         if not inode.lowers:
             return None
-        if inode.in_upper:
-            redirect = self.stack.dialect.redirect(inode.directories[0])
-            if redirect is not None and redirect.startswith(b"/"):
-                return redirect
-        else:
-            redirect = None
+        redirect = self.stack.dialect.redirect(inode.upper) if inode.in_upper else None
+        if redirect is not None and redirect.startswith(b"/"):
+            return redirect
         assert inode.dentry is not None
         above = self.lower_path(inode.dentry.parent)
         return None if above is None else os.path.join(above, redirect or inode.dentry.name)
-
-    def resolve_lower(self, path: bytes) -> list[Directory]:
-        lowers = self.stack.layers[1:] if self.stack.upper else self.stack.layers
-        return resolve(self.stack, [layer.root for layer in lowers], path)
 
     # References
 
@@ -359,13 +324,14 @@ class Inodes:
             if not dentries:
                 return
             for dentry in dentries:
-                dentry.parent.children.pop(dentry.name, None)
+                if dentry.parent.children.get(dentry.name) is dentry:
+                    del dentry.parent.children[dentry.name]
             for dentry in dentries[1:]:
                 self.drop_unused(dentry.parent)
             inode = dentries[0].parent
 
     def _unregister(self, inode: FileInode) -> None:
-        for identity in (inode.identity, inode.lower_identity):
-            if self.by_identity.get(identity) is inode:
-                del self.by_identity[identity]
+        for key in (inode.identity, inode.lower_identity):
+            if self.by_identity.get(key) is inode:
+                del self.by_identity[key]
         inode.location.release()

@@ -1,0 +1,96 @@
+"""Open files and directories.
+
+Made by `operations.py`. A `FileHandle` owns one descriptor of the real file and needs no lock to read and write through
+it: the descriptor is replaced in place when the file is copied up. A `DirHandle` is one listing, taken when it is first
+read and again when it is read from the start: whoever resumes it at an offset finds each name that was there throughout
+exactly once, whatever came and went meanwhile (readdir(3)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from unionfs.layer.layer import Directory, Location
+from unionfs.layer.whiteout import Dialect
+from unionfs.union.listing import merge
+
+if TYPE_CHECKING:
+    from unionfs.union.inode import DirInode, FileInode
+
+KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+"""What of open(2)'s flags the real descriptor is opened with. O_APPEND: each write comes with its offset. O_DIRECT is
+about the page cache above us. The others were dealt with when the file was opened."""
+
+
+class Handle:
+    """What `open`, `create`, `tmpfile` and `opendir` give."""
+
+    __slots__ = ("inode",)
+    inode: FileInode | DirInode
+
+
+class FileHandle(Handle):
+    __slots__ = ("_may_ask_cache", "fd", "flags", "inode")
+
+    def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
+        self.inode: FileInode = inode
+        self.fd = fd
+        self.flags = flags & KEPT_FLAGS
+        self._may_ask_cache = True
+
+    def switch(self, location: Location) -> None:
+        """The file was copied up: from here on the descriptor is the copy's (dup2(2), in one step)."""
+        fresh = location.open(self.flags)
+        try:
+            os.dup2(fresh, self.fd, inheritable=False)
+        finally:
+            os.close(fresh)
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        """The bytes, if the page cache has them all (preadv2(2), RWF_NOWAIT); None: reading may wait for a disk."""
+        if not self._may_ask_cache:
+            return None
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self._may_ask_cache = False
+            elif error.errno != errno.EAGAIN:
+                raise
+            return None
+        if count < size and offset + count < os.fstat(self.fd).st_size:
+            return None
+        return bytes(buffer[:count]) if count < size else bytes(buffer)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Item(NamedTuple):
+    """One name of a listing; `number` is 0 where only a lookup can tell."""
+
+    name: bytes
+    kind: int
+    number: int
+
+
+class DirHandle(Handle):
+    __slots__ = ("inode", "items")
+
+    def __init__(self, inode: DirInode) -> None:
+        self.inode: DirInode = inode
+        self.items: list[Item] | None = None
+
+    def take(self, dialect: Dialect) -> list[Item]:
+        """List the directory anew. Under the tree lock."""
+        directories: list[Directory] = [] if self.inode.removed else self.inode.directories
+        self.items = [
+            Item(name, kind, directory.numbers.get(name, 0))
+            for name, (directory, kind) in merge(dialect, directories).items()
+        ]
+        return self.items

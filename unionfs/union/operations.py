@@ -1,0 +1,502 @@
+"""The operations of a filesystem, one method each, named as the kernel names them.
+
+Called by the engines and by `union.py`, from any thread. A method returns a value or raises OSError; it never replies.
+What gives a node returns the inode with one more reference to it, and its attributes: `forget` gives references back.
+Access rights are not checked here: a mount has the kernel do it (`default_permissions`).
+
+Locks, in the order in which they are taken:
+
+    1. inode.lock    one object: held while it is copied up, data and all
+    2. the tree      names, the table of inodes, the descriptors of directories: held for single system calls, never
+                     while file data is copied or synced
+
+An open file's data is read and written with neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from unionfs import events
+from unionfs.errors import failed
+from unionfs.layer.stack import Stack
+from unionfs.layer.workdir import WorkDirectory
+from unionfs.linux import files
+from unionfs.union import virtual
+from unionfs.union.attributes import Attributes, Caller, Entry, of
+from unionfs.union.copyup import CopyUp, set_interrupt_check
+from unionfs.union.create import Creation
+from unionfs.union.dentry import Dentry
+from unionfs.union.handle import KEPT_FLAGS, DirHandle, FileHandle
+from unionfs.union.inode import DirInode, FileInode, Inode, Inodes
+from unionfs.union.remove import Removal
+from unionfs.union.rename import Renaming
+from unionfs.union.setattr import Change, change_attributes
+
+__all__ = ["Attributes", "Caller", "DirHandle", "Entry", "FileHandle", "Inode", "Name", "Node", "Operations"]
+
+Name = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Node = tuple[Inode, Attributes]
+
+_COPIED_AT_ONCE = 1 << 30
+_RENAME_FLAGS = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+class Operations:
+    """One union. Parameters as those of Stack.open; raises Faults with everything that is wrong with the layers."""
+
+    def __init__(
+        self, lower: Sequence[Name], upper: Name | None = None, work: Name | None = None, *, dialect: str = "aufs",
+        userxattr: bool = False, volatile: bool = False,
+    ) -> None:  # fmt: skip
+        self.stack = Stack.open(
+            [os.fsencode(path) for path in lower],
+            None if upper is None else os.fsencode(upper),
+            None if work is None else os.fsencode(work),
+            dialect,
+            userxattr,
+            volatile,
+        )
+        if self.stack.work is not None:
+            self._prepare(self.stack.work)
+        self._tree = threading.RLock()
+        self._inodes = Inodes(self.stack)
+        self._copyup = CopyUp(self._inodes, self._tree)
+        self._creation = Creation(self._inodes, self._copyup)
+        self._removal = Removal(self._inodes, self._copyup)
+        self._renaming = Renaming(self._inodes, self._copyup, self._removal)
+        self.root = self._inodes.root
+
+    def _prepare(self, work: WorkDirectory) -> None:
+        swept = work.sweep()
+        if swept:
+            events.info(f"{swept} unfinished objects of an earlier mount were removed from {os.fsdecode(work.area.path)}")
+        self.stack.record()
+
+    @property
+    def read_only(self) -> bool:
+        return self.stack.upper is None
+
+    # References and names
+
+    def lookup(self, parent: Inode, name: bytes) -> Node:
+        with self._tree:
+            directory = _directory(parent)
+            if name in (b".", b".."):
+                up = directory.dentry.parent if name == b".." and directory.dentry is not None else directory
+                return self._node(up)
+            dentry, st = self._inodes.find(directory, name)
+            if dentry is None:
+                self._refuse_long(name)
+                raise failed(errno.ENOENT, name)
+            return self._node(dentry.inode, st)
+
+    def forget(self, inode: Inode, count: int = 1) -> None:
+        with self._tree:
+            self._inodes.forget(inode, count)
+
+    def _node(self, inode: Inode, st: os.stat_result | None = None) -> Node:
+        """One more reference. `st`: the attributes of the real object, if they are known."""
+        attributes = of(inode, st or inode.location.stat())
+        inode.references += 1
+        return inode, attributes
+
+    def _refuse_long(self, name: bytes) -> None:
+        if len(name) > self.stack.dialect.longest_name:
+            raise failed(errno.ENAMETOOLONG, name)
+
+    def _vacant(self, parent: Inode, name: bytes) -> DirInode:
+        """The directory, if `name` can be made in it."""
+        directory = _directory(parent)
+        if directory.removed:
+            raise failed(errno.ENOENT, name)
+        if self._inodes.lookup(directory, name) is not None:
+            raise failed(errno.EEXIST, name)
+        self._writable()
+        self._refuse_name(name)
+        return directory
+
+    def _refuse_name(self, name: bytes) -> None:
+        self._refuse_long(name)
+        if self.stack.dialect.is_reserved(name):
+            raise failed(errno.EINVAL, name)
+
+    def _writable(self) -> None:
+        if self.stack.upper is None:
+            raise failed(errno.EROFS)
+
+    def _existing(self, parent: Inode, name: bytes) -> Dentry:
+        self._writable()
+        dentry = self._inodes.lookup(_directory(parent), name)
+        if dentry is None:
+            raise failed(errno.ENOENT, name)
+        return dentry
+
+    # Making and removing names
+
+    def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
+        with self._tree:
+            return self._node(self._creation.node(self._vacant(parent, name), name, mode, rdev, caller))
+
+    def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Node:
+        with self._tree:
+            return self._node(self._creation.directory(self._vacant(parent, name), name, stat.S_IMODE(mode), caller))
+
+    def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Node:
+        with self._tree:
+            return self._node(self._creation.symlink(self._vacant(parent, name), name, target, caller))
+
+    def link(self, inode: Inode, parent: Inode, name: bytes) -> Node:
+        if not isinstance(inode, FileInode):
+            raise failed(errno.EPERM, name)
+        self._refuse_copy_in_vain(parent, name)
+        self._copyup.file(inode)
+        with self._tree:
+            directory = self._vacant(parent, name)
+            if inode.link_count() == 0 and not inode.temporary:
+                raise failed(errno.ENOENT, name)
+            self._creation.link(inode, directory, name)
+            return self._node(inode)
+
+    def _refuse_copy_in_vain(self, parent: Inode, name: bytes) -> None:
+        with self._tree:
+            self._vacant(parent, name)
+
+    def unlink(self, parent: Inode, name: bytes) -> None:
+        with self._tree:
+            self._removal.file(self._existing(parent, name))
+
+    def rmdir(self, parent: Inode, name: bytes) -> None:
+        with self._tree:
+            self._removal.directory(self._existing(parent, name))
+
+    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
+        """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
+        if flags & ~_RENAME_FLAGS or flags == _RENAME_FLAGS:
+            raise failed(errno.EINVAL, name)
+        while True:
+            with self._tree:
+                waiting = self._rename_now(parent, name, new_parent, new_name, flags)
+            if waiting is None:
+                return
+            self._copyup.file(waiting)
+
+    def _rename_now(
+        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
+    ) -> FileInode | None:
+        """Rename, or return the file that has to be copied up first, which is not done under the tree lock."""
+        old = self._existing(parent, name)
+        target = _directory(new_parent)
+        new = self._inodes.lookup(target, new_name)
+        if target.removed:
+            raise failed(errno.ENOENT, new_name)
+        if flags & files.RENAME_NOREPLACE and new is not None:
+            raise failed(errno.EEXIST, new_name)
+        exchange = bool(flags & files.RENAME_EXCHANGE)
+        if exchange and new is None:
+            raise failed(errno.ENOENT, new_name)
+        if new is not None and new.inode is old.inode:
+            return None
+        self._refuse_name(new_name)
+        self._renaming.refuse(old, target, new, exchange)
+        for dentry in (old, new if exchange else None):
+            if dentry is not None and isinstance(dentry.inode, FileInode) and not dentry.inode.in_upper:
+                return dentry.inode
+        if exchange and new is not None:
+            self._renaming.exchange(old, new)
+        else:
+            self._renaming.rename(old, target, new_name, new)
+        return None
+
+    def readlink(self, inode: Inode) -> bytes:
+        if inode.kind != stat.S_IFLNK:
+            raise failed(errno.EINVAL)
+        with self._tree:
+            return inode.location.readlink()
+
+    # Attributes
+
+    def getattr(self, inode: Inode, handle: FileHandle | DirHandle | None = None) -> Attributes:
+        if isinstance(handle, FileHandle):
+            return of(inode, os.fstat(handle.fd))
+        with self._tree:
+            return of(inode, inode.location.stat())
+
+    def birth_time(self, inode: Inode) -> int | None:
+        """When the object was made, in nanoseconds; None where the layer's filesystem does not keep it (statx(2))."""
+        with self._tree:
+            return inode.location.birth_time()
+
+    def setattr(
+        self, inode: Inode, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+        handle: FileHandle | None = None, kill_priv: bool = False,
+    ) -> Attributes:  # fmt: skip
+        """Change what is not None; a time may be files.UTIME_NOW. `kill_priv`: setuid and setgid bits go."""
+        change = Change(mode, uid, gid, size, atime_ns, mtime_ns, kill_priv)
+        change.refuse(inode)
+        if self._copy_up(inode, keep=size) and mtime_ns is None:
+            change = change._replace(mtime_ns=files.UTIME_NOW)
+        with self._tree:
+            change_attributes(inode, change, handle.fd if handle is not None else None)
+            return of(inode, inode.location.stat())
+
+    def _copy_up(self, inode: Inode, keep: int | None = None) -> bool:
+        """See that the object is in the upper; of a file's data the first `keep` bytes are enough. Was it cut so?"""
+        self._writable()
+        if isinstance(inode, FileInode):
+            return self._copyup.file(inode, keep)
+        with self._tree:
+            self._copyup.directory(_directory(inode))
+        return False
+
+    def getxattr(self, inode: Inode, name: bytes) -> bytes:
+        dialect = self.stack.dialect
+        with self._tree:
+            if name.startswith(virtual.PREFIX):
+                return virtual.answer(self.stack, inode, name)
+            stored = dialect.stored(name)
+            if dialect.is_mark(stored):
+                raise failed(errno.ENODATA, name)
+            return inode.location.getxattr(stored)
+
+    def listxattr(self, inode: Inode) -> list[bytes]:
+        dialect = self.stack.dialect
+        with self._tree:
+            kept = inode.location.listxattr()
+        return [dialect.shown(name) for name in kept if not dialect.is_mark(name)]
+
+    def setxattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
+        stored = self._stored_xattr(name)
+        if flags:
+            self._refuse_by_flags(inode, stored, flags)
+        self._copy_up(inode)
+        with self._tree:
+            inode.location.setxattr(stored, value, flags)
+            self._note_acl(inode, name)
+
+    def _refuse_by_flags(self, inode: Inode, stored: bytes, flags: int) -> None:
+        """Before anything is copied up in vain."""
+        with self._tree:
+            there = inode.location.find_xattr(stored) is not None
+        if flags & os.XATTR_CREATE and there:
+            raise failed(errno.EEXIST, stored)
+        if flags & os.XATTR_REPLACE and not there:
+            raise failed(errno.ENODATA, stored)
+
+    def removexattr(self, inode: Inode, name: bytes) -> None:
+        stored = self._stored_xattr(name)
+        with self._tree:
+            inode.location.getxattr(stored)
+        self._copy_up(inode)
+        with self._tree:
+            inode.location.removexattr(stored)
+            self._note_acl(inode, name)
+
+    def _stored_xattr(self, name: bytes) -> bytes:
+        self._writable()
+        stored = self.stack.dialect.stored(name)
+        if self.stack.dialect.is_mark(stored):
+            raise failed(errno.EPERM, name)
+        return stored
+
+    @staticmethod
+    def _note_acl(inode: Inode, name: bytes) -> None:
+        if name in _ACLS and isinstance(inode, DirInode):
+            inode.inherited = None
+
+    # Files
+
+    def may_block(self, inode: Inode) -> bool:
+        """Whether changing the object may wait for a copy of its data."""
+        return isinstance(inode, FileInode) and not inode.in_upper and inode.kind == stat.S_IFREG and not self.read_only
+
+    @staticmethod
+    def set_interrupt_check(check: Callable[[], bool] | None) -> None:
+        """For this thread: what a long copy-up asks now and then; when it answers True it ends with EINTR."""
+        set_interrupt_check(check)
+
+    def create(
+        self, parent: Inode, name: bytes, flags: int, mode: int, caller: Caller
+    ) -> tuple[Inode, Attributes, FileHandle]:
+        """open(2) with O_CREAT. A file that is there already is opened, unless O_EXCL is among the flags."""
+        with self._tree:
+            there = self._inodes.lookup(_directory(parent), name)
+            if there is None:
+                directory = self._vacant(parent, name)
+                kept = self._file_flags(flags)
+                inode, fd = self._creation.file(directory, name, kept, stat.S_IMODE(mode), caller)
+                return self._opened(inode, fd, kept)
+            if flags & os.O_EXCL:
+                raise failed(errno.EEXIST, name)
+            there.inode.references += 1
+        try:
+            handle = self.open(there.inode, flags)
+            with self._tree:
+                return there.inode, of(there.inode, there.inode.location.stat()), handle
+        except BaseException:
+            self.forget(there.inode)
+            raise
+
+    def tmpfile(self, parent: Inode, flags: int, mode: int, caller: Caller) -> tuple[Inode, Attributes, FileHandle]:
+        """A regular file without a name (open(2), O_TMPFILE); `link` may give it one unless O_EXCL is given."""
+        with self._tree:
+            self._writable()
+            directory = _directory(parent)
+            if directory.removed:
+                raise failed(errno.ENOENT)
+            kept = self._file_flags(flags)
+            inode, fd = self._creation.temporary(directory, kept, stat.S_IMODE(mode), caller)
+            inode.temporary = not flags & os.O_EXCL
+            return self._opened(inode, fd, kept)
+
+    def _opened(self, inode: FileInode, fd: int, flags: int) -> tuple[Inode, Attributes, FileHandle]:
+        handle = FileHandle(inode, fd, flags)
+        inode.opened(handle)
+        return *self._node(inode, os.fstat(fd)), handle
+
+    def _file_flags(self, flags: int) -> int:
+        """What of open(2)'s flags concerns the real file. A volatile union syncs nothing."""
+        kept = flags & KEPT_FLAGS
+        return kept & ~(os.O_SYNC | os.O_DSYNC) if self.stack.volatile else kept
+
+    def open(self, inode: Inode, flags: int) -> FileHandle:
+        """Open a regular file. To write means to copy it up, except for what O_TRUNC cuts off anyway."""
+        if not isinstance(inode, FileInode):
+            raise failed(errno.EISDIR)
+        if inode.kind != stat.S_IFREG:
+            raise failed(errno.ELOOP if inode.kind == stat.S_IFLNK else errno.ENXIO)
+        truncate = bool(flags & os.O_TRUNC)
+        if flags & os.O_ACCMODE != os.O_RDONLY or truncate:
+            self._writable()
+            self._copyup.file(inode, keep=0 if truncate else None)
+        with self._tree:
+            kept = self._file_flags(flags)
+            fd = inode.location.open(kept | (flags & os.O_TRUNC))
+            handle = FileHandle(inode, fd, kept)
+            inode.opened(handle)
+            return handle
+
+    def release(self, handle: FileHandle) -> None:
+        with self._tree:
+            handle.inode.closed(handle)
+            handle.close()
+            self._inodes.drop_unused(handle.inode)
+
+    def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
+        return os.pread(handle.fd, size, offset)
+
+    def read_cached(self, handle: FileHandle, offset: int, size: int) -> bytes | None:
+        """As `read`, if that waits for no disk; else None."""
+        return handle.read_cached(offset, size)
+
+    def write(
+        self, handle: FileHandle, offset: int, data: bytes | bytearray | memoryview, kill_priv: bool = False
+    ) -> int:
+        count = os.pwrite(handle.fd, data, offset)
+        if kill_priv:
+            with self._tree:
+                change_attributes(handle.inode, Change(kill_priv=True), handle.fd)
+        return count
+
+    def flush(self, handle: FileHandle) -> None:
+        """close(2) of one descriptor of several: everything has reached the real file already."""
+
+    def fsync(self, handle: FileHandle, datasync: bool = False) -> None:
+        if handle.inode.in_upper and not self.stack.volatile:
+            (os.fdatasync if datasync else os.fsync)(handle.fd)
+
+    def fallocate(self, handle: FileHandle, mode: int, offset: int, length: int) -> None:
+        files.fallocate(handle.fd, mode, offset, length)
+
+    def lseek(self, handle: FileHandle, offset: int, whence: int) -> int:
+        """SEEK_DATA or SEEK_HOLE, from `offset` on."""
+        return os.lseek(handle.fd, offset, whence)
+
+    def copy_file_range(self, source: FileHandle, start: int, target: FileHandle, to: int, length: int) -> int:
+        """At most a gibibyte at once, as write(2) may write less than it was asked for."""
+        return os.copy_file_range(source.fd, target.fd, min(length, _COPIED_AT_ONCE), start, to)
+
+    # Directories
+
+    def opendir(self, inode: Inode) -> DirHandle:
+        with self._tree:
+            handle = DirHandle(_directory(inode))
+            inode.opened(handle)
+            return handle
+
+    def readdir(self, handle: DirHandle, offset: int = 0, numbers: bool = True) -> Iterator[Entry]:
+        """The entries after `offset`, which is 0 or that of an entry. Without `numbers` st_ino may be 0."""
+        inode = handle.inode
+        with self._tree:
+            items = handle.items
+            if items is None or offset == 0:
+                items = handle.take(self.stack.dialect)
+            parent = inode.dentry.parent if inode.dentry is not None else inode
+        if offset <= 0:
+            yield Entry(b".", inode.number, stat.S_IFDIR >> 12, 1)
+        if offset <= 1:
+            yield Entry(b"..", parent.number, stat.S_IFDIR >> 12, 2)
+        for position in range(max(0, offset - 2), len(items)):
+            name, kind, number = items[position]
+            if not number and numbers:
+                number = self._number_in(inode, name)
+            yield Entry(name, number, kind, position + 3)
+
+    def _number_in(self, parent: DirInode, name: bytes) -> int:
+        """The number of a name in the upper, whose object may be a copy; of one that is gone meanwhile any will do."""
+        with self._tree:
+            dentry = self._inodes.lookup(parent, name)
+            if dentry is None:
+                return parent.number
+            number = dentry.inode.number
+            self._inodes.drop_unused(dentry.inode)
+            return number
+
+    def fsyncdir(self, handle: DirHandle, datasync: bool = False) -> None:
+        inode = handle.inode
+        with self._tree:
+            if not inode.in_upper or self.stack.volatile:
+                return
+            fd = inode.upper.open_for_reading()
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def releasedir(self, handle: DirHandle) -> None:
+        with self._tree:
+            handle.inode.closed(handle)
+            self._inodes.drop_unused(handle.inode)
+
+    # The whole
+
+    def statfs(self) -> os.statvfs_result:
+        """The filesystem of the topmost layer."""
+        found = list(os.fstatvfs(self.stack.layers[0].root.fd))
+        found[9] = min(found[9], self.stack.dialect.longest_name)
+        return os.statvfs_result(found)
+
+    def syncfs(self) -> None:
+        if self.stack.upper is None or self.stack.volatile:
+            return
+        fd = self.stack.upper.root.open_for_reading()
+        try:
+            files.sync_filesystem(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give all up: locks, descriptors. What is open cannot be used any more."""
+        self.stack.close()
+
+
+def _directory(inode: Inode) -> DirInode:
+    if not isinstance(inode, DirInode):
+        raise failed(errno.ENOTDIR)
+    return inode
