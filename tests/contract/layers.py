@@ -155,7 +155,7 @@ def write_opaque(place: Path, dialect: str) -> None:
 
 def write_redirect(place: Path, dialect: str, path: bytes) -> None:
     if dialect == "aufs":
-        (place / ".wh..wh..redirect").write_bytes(path)
+        os.symlink(path, os.fsencode(place / ".wh..wh..redirect"))
     else:
         os.setxattr(place, "trusted.overlay.redirect", path)
 
@@ -241,7 +241,7 @@ def _aufs_mark(place: Path, path: str) -> tuple[str, str]:
     if place.name == ".wh..wh..opq":
         return parent, "opaque"
     if place.name == ".wh..wh..redirect":
-        return parent, f"redirect {place.read_text()}"
+        return parent, f"redirect {os.readlink(place)}"
     return os.path.join(parent, place.name.removeprefix(".wh.")), "whiteout"
 
 

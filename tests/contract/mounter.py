@@ -58,16 +58,15 @@ class Mounter:
 
 
 def main() -> None:
-    from unionfs.union.union import Union
-
     from unionfs.fuse import mount
+    from unionfs.union.operations import Operations
 
     def serve(request: dict[str, Any], ready: Callable[[], None]) -> None:
         os.close(answers.fileno())
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         events.log_to(events.to_descriptor(log))
         names = ("lower", "upper", "work", "dialect")
-        union = Union(**{name: request[name] for name in names})
+        union = Operations(**{name: request[name] for name in names})
         read_only = () if request["upper"] else ("ro",)
         mount.serve(union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready)
 

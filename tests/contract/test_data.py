@@ -65,7 +65,6 @@ def test_collapsing_and_inserting(union):
     assert u.read_bytes("f") == bytes(PAGE) + CONTENT[:PAGE] + CONTENT[2 * PAGE :]
 
 
-@differs(fusepy=NO_FALLOCATE)
 def test_errors_of_fallocate(union):
     u = union([{"f": CONTENT}])
     with u.open("f", os.O_RDWR) as file:

@@ -72,7 +72,7 @@ def test_a_name_of_a_lower_hard_link_is_deleted_without_a_copy(union):
     u = union([{"a": File(b"x" * 100_000), "b": Link("a")}])
     u.unlink("a")
     assert u.marks() == {("a", "whiteout")}
-    assert sum(place.stat().st_blocks for place in u.work.rglob("*") if place.is_file()) == 0
+    assert all(place.lstat().st_size < 10_000 for place in u.work.rglob("*"))
     assert (u.stat("b").nlink, u.read_bytes("b")) == (1, b"x" * 100_000)
     u.remount()
     assert (u.stat("b").nlink, u.read_bytes("b")) == (1, b"x" * 100_000)

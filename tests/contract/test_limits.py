@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.contract.layers import Dir, File, Link, Symlink
-from tests.contract.subject import differs, fails, subjects
+from tests.contract.subject import fails, subjects
 from tests.model import EXCHANGE
 
 
@@ -37,8 +37,7 @@ def test_names_that_aufs_would_misread(union, name):
     assert sorted(u.listdir("")) == [".w", "d", "f", "up", "x.wh."]
 
 
-@subjects("ours", dialect="aufs")
-@differs(fusepy="libfuse 2 carries no flags of rename")
+@subjects("core", "native", dialect="aufs")
 def test_an_exchange_with_a_reserved_name(union):
     u = union([{"f": b"x"}])
     fails(errno.ENOENT, u.rename, "f", ".wh.f", EXCHANGE)

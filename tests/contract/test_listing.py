@@ -151,7 +151,6 @@ def test_an_open_directory_that_is_removed(union):
         u.unlink("d/a")
         u.rmdir("d")
         fails(errno.ENOENT, next, blocks(fd))
-        assert os.fstat(fd).st_ino
         with pytest.raises(FileNotFoundError):
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
         with pytest.raises(FileNotFoundError):

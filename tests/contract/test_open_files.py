@@ -14,6 +14,14 @@ from tests.contract.tree import EARLIEST
 CREATE = os.O_CREAT | os.O_RDWR
 
 
+def no_links(u, file):
+    """An open file whose names are all gone. libfuse 2 asks for attributes by a path, and that has none (fusepy.py)."""
+    if u.kind == "fusepy":
+        fails(errno.ENOENT, file.stat)
+    else:
+        assert file.stat().nlink == 0
+
+
 def test_create_and_exclusive(union):
     u = union([{"f": b"lower", "l": Symlink("new"), "m": Symlink("other")}])
     with u.open("fresh", CREATE | os.O_EXCL, 0o640) as file:
@@ -106,7 +114,7 @@ def test_an_open_lower_file_that_was_unlinked_has_no_links(union):
     u = union([{"f": b"lower"}])
     with u.open("f", os.O_RDONLY) as file:
         u.unlink("f")
-        assert file.stat().nlink == 0
+        no_links(u, file)
 
 
 def test_an_open_file_that_was_unlinked(union):
@@ -119,16 +127,16 @@ def test_an_open_file_that_was_unlinked(union):
             assert file.pread(5, 0) == (b"upper" if name == "upper" else b"lower")
             if name == "lower":
                 continue
-            assert file.stat().nlink == 0
+            no_links(u, file)
             file.pwrite(b"more", 5)
             assert file.pread(20, 3) == b"ermore"
             file.truncate(2)
-            assert file.stat().size == 2
+            assert file.pread(20, 0) == (b"up" if name == "upper" else b"lo")
             file.fsync()
         fails(errno.ENOENT, u.stat, name)
     with u.open("hard", os.O_RDWR) as file:
         u.unlink("hard")
-        assert file.stat().nlink == 1
+        assert u.stat("link").nlink == 1
         file.pwrite(b"y", 0)
         assert u.read_bytes("link") == b"y"
     u.remount()
@@ -141,7 +149,7 @@ def test_an_open_file_that_was_replaced(union):
         u.rename("g", "f")
         assert old.pread(20, 0) == b"old lower"
         old.pwrite(b"OLD", 0)
-        assert old.stat().nlink == 0
+        no_links(u, old)
         assert u.read_bytes("f") == b"new lower"
     with u.open("f", os.O_RDONLY) as old:
         u.unlink("f")
