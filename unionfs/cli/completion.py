@@ -46,40 +46,60 @@ def _bash(parsers: dict[str, Parser]) -> str:
         f"    {name}) words='{' '.join(parser.option_strings())}' ;;" for name, parser in parsers.items()
     )
     values = "\n".join(
-        f"    {name}:{word}) COMPREPLY=($(compgen -W '{' '.join(_choices(action))}' -- \"$current\")); return ;;"
+        f"    {name}:{word}) _unionfs_words '{' '.join(_choices(action))}' \"$current\"; return ;;"
         for name, parser in parsers.items()
         for action in parser.visible_actions()
         for word in action.option_strings or ["*"]
         if _choices(action)
     )
+    choices = "\n".join(
+        f"    {name}=*) _unionfs_words '{kind.replace('|', ' ')}' \"${{piece#*=}}\" ;;"
+        for name, kind in VALUES.items()
+        if "|" in kind and kind == kind.lower()
+    )
     return f"""\
 # bash completion for unionfs: source <(unionfs completion bash)
+_unionfs_words() {{ COMPREPLY=($(compgen -W "$1" -- "$2")); }}
+_unionfs_files() {{
+    local IFS=$'\\n'
+    compopt -o filenames 2>/dev/null
+    COMPREPLY=($(compgen "$1" -- "$2"))
+}}
+# The piece of -o OPTIONS behind the last comma; bash has cut the word at = and : already.
+_unionfs_mount_option() {{
+    local piece=${{1##*,}} current=$2
+    compopt -o nospace 2>/dev/null
+    case $piece in
+{choices}
+    *=*) piece=${{piece#*=}}; _unionfs_files -f "${{piece##*:}}" ;;
+    *) COMPREPLY=($(compgen -P "${{current%"$piece"}}" -W '{" ".join(_mount_words())}' -- "$piece")) ;;
+    esac
+}}
 _unionfs() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}} command=${{COMP_WORDS[1]}} words=
+    local line=${{COMP_LINE:0:COMP_POINT}}
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        COMPREPLY=($(compgen -W '{" ".join(parsers)} --help --version' -- "$current"))
+        _unionfs_words '{" ".join(parsers)} --help --version' "$current"
         return
     fi
-    if [ "$previous" = -o ]; then
-        local before=
-        case $current in *,*) before=${{current%,*}}, ;; esac
-        COMPREPLY=($(compgen -P "$before" -W '{" ".join(_mount_words())}' -- "${{current##*,}}"))
-        compopt -o nospace 2>/dev/null
-        return
+    case "${{line% *}}" in *" -o") _unionfs_mount_option "${{line##* }}" "$current"; return ;; esac
+    if [ "$current" = = ]; then
+        current=
+    elif [ "$previous" = = ]; then
+        previous=${{COMP_WORDS[COMP_CWORD - 2]}}
     fi
     case $command in
 {options}
     esac
     if [ "${{current#-}}" != "$current" ]; then
-        COMPREPLY=($(compgen -W "$words" -- "$current"))
+        _unionfs_words "$words" "$current"
         return
     fi
     case $command:$previous in
 {values}
     esac
-    compopt -o filenames 2>/dev/null
-    COMPREPLY=($(compgen -f -- "$current"))
+    _unionfs_files -f "$current"
 }}
 complete -F _unionfs unionfs
 """
@@ -94,16 +114,19 @@ def _zsh(parsers: dict[str, Parser]) -> str:
     return f"""\
 #compdef unionfs
 # zsh completion for unionfs: unionfs completion zsh > DIR/_unionfs, for a DIR of $fpath
+_unionfs_layers() {{ compset -P '*:'; _files -/; }}
 _unionfs_mount_options() {{
     _values -s , 'mount option' {" ".join(_quoted(_zsh_value(word)) for word in _mount_words())}
 }}
 _unionfs() {{
+    local state
     local -a commands
     commands=(
 {overview}
     )
     if (( CURRENT == 2 )); then
-        _describe command commands
+        _arguments '--help[say what there is]' '--version[show the version]' ':command:->command'
+        [ "$state" != command ] || _describe command commands
         return
     fi
     local command=$words[2]
@@ -121,9 +144,15 @@ def _zsh_value(word: str) -> str:
     name, equals, _ = word.partition("=")
     if not equals:
         return name
-    kind = VALUES[name]
-    values = "_files" if kind.startswith(("DIR", "FILE")) else f"({kind.replace('|', ' ')})" if "|" in kind else " "
-    return f"{name}:{name}:{values}"
+    return f"{name}:{name}:{_zsh_values(VALUES[name])}"
+
+
+def _zsh_values(kind: str) -> str:
+    if kind.startswith("DIR"):
+        return "_unionfs_layers" if ":" in kind else "_files -/"
+    if kind.startswith("FILE"):
+        return "_files"
+    return f"({kind.replace('|', ' ')})" if "|" in kind else " "
 
 
 def _zsh_arguments(parser: Parser) -> str:
@@ -133,7 +162,8 @@ def _zsh_arguments(parser: Parser) -> str:
         if not action.option_strings:
             specs.append(f"*:{action.metavar or action.dest}:{values}")
         for word in action.option_strings:
-            spec = f"{word}[{_summary(action).replace('[', '(').replace(']', ')')}]"
+            equals = "=" if word.startswith("--") and action.nargs != 0 else ""
+            spec = f"{word}{equals}[{_summary(action).replace('[', '(').replace(']', ')')}]"
             if action.nargs != 0:
                 spec += f":{action.dest}:{'_unionfs_mount_options' if word == '-o' else values}"
             specs.append(spec)
