@@ -70,11 +70,10 @@ def make_parser(name: str, command: Command) -> Parser:
 def run(name: str, command: Command, words: list[str]) -> int:
     """Run a command with the words behind its name; its exit status."""
     try:
-        arguments = make_parser(name, command).parse(words)
+        return command.run(make_parser(name, command).parse(words)) or 0
     except UsageError as failure:
         failure.exit_status = command.usage_status
         raise
-    return command.run(arguments) or 0
 
 
 def told(error: UnionfsError | OSError) -> UnionfsError:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,7 +174,7 @@ def _passthrough() -> Check:
 
 
 def _kernel_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
+    return tuple(int("".join(takewhile(str.isdigit, part)) or 0) for part in os.uname().release.split(".")[:2])
 
 
 def _rules_the_machine() -> bool:

@@ -89,6 +89,7 @@ def _mountpoint_faults(path: bytes) -> list[UnionfsError]:
     shown = os.fsdecode(path)
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
+            os.statvfs(path)  # of a dead mount, the kernel may know all that stat(2) asks
             return []
         why, hint = "not a directory", "mount on a directory"
     except FileNotFoundError:
@@ -220,7 +221,7 @@ def _helper(arguments: argparse.Namespace) -> None:
     except (UnionfsError, OSError) as error:
         failure = told(error)
         failure.exit_status = MOUNT_FAILED
-        raise failure from error
+        raise failure from None
 
 
 COMMANDS = {
