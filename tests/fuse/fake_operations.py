@@ -72,10 +72,13 @@ class FakeOperations:
             raise failure(errno.ENOENT)
         return parent.children[name]
 
-    def lookup(self, parent: Node, name: bytes) -> Node:
+    def lookup(self, parent: Node, name: bytes) -> tuple[Node, Attributes]:
         node = self.child(parent, name)
         node.references += 1
-        return node
+        return self._node(node)
+
+    def _node(self, node: Node) -> tuple[Node, Attributes]:
+        return node, self.getattr(node)
 
     def forget(self, node: Node, count: int = 1) -> None:
         node.references -= count
@@ -94,26 +97,28 @@ class FakeOperations:
         parent.children[name] = node
         return node
 
-    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
+    def mknod(
+        self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> tuple[Node, Attributes]:
         node = self._add(parent, name, mode, caller)
         node.rdev = rdev
-        return node
+        return self._node(node)
 
-    def mkdir(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
-        return self._add(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+    def mkdir(self, parent: Node, name: bytes, mode: int, caller: Caller) -> tuple[Node, Attributes]:
+        return self._node(self._add(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller))
 
-    def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Node:
+    def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> tuple[Node, Attributes]:
         node = self._add(parent, name, stat.S_IFLNK | 0o777, caller)
         node.target = target
-        return node
+        return self._node(node)
 
-    def link(self, node: Node, parent: Node, name: bytes) -> Node:
+    def link(self, node: Node, parent: Node, name: bytes) -> tuple[Node, Attributes]:
         if name in parent.children:
             raise failure(errno.EEXIST)
         parent.children[name] = node
         node.nlink += 1
         node.references += 1
-        return node
+        return self._node(node)
 
     def unlink(self, parent: Node, name: bytes) -> None:
         node = self.child(parent, name)
@@ -218,17 +223,17 @@ class FakeOperations:
     def set_interrupt_check(self, check: Callable[[], bool]) -> None:
         _checks.interrupted = check
 
-    def create(self, parent: Node, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[Node, Node]:
+    def create(self, parent: Node, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[Node, Attributes, Node]:
         if name in parent.children and not flags & os.O_EXCL:
-            node = self.lookup(parent, name)
+            node, _ = self.lookup(parent, name)
         else:
             node = self._add(parent, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
-        return node, node
+        return *self._node(node), node
 
-    def tmpfile(self, parent: Node, flags: int, mode: int, caller: Caller) -> tuple[Node, Node]:
+    def tmpfile(self, parent: Node, flags: int, mode: int, caller: Caller) -> tuple[Node, Attributes, Node]:
         node = Node(next(self._numbers), stat.S_IFREG | stat.S_IMODE(mode) & ~caller.umask, caller.uid, caller.gid)
         node.references = 1
-        return node, node
+        return *self._node(node), node
 
     def open(self, node: Node, flags: int) -> Node:
         if node.number in self.blocking:
@@ -279,7 +284,7 @@ class FakeOperations:
     def opendir(self, node: Node) -> Node:
         return node
 
-    def readdir(self, handle: Node, offset: int) -> Iterator[Entry]:
+    def readdir(self, handle: Node, offset: int, numbers: bool = True) -> Iterator[Entry]:
         names = {b".": handle, b"..": handle, **handle.children}
         for position, (name, node) in enumerate(names.items(), 1):
             if position > offset:

@@ -135,18 +135,6 @@ def test_nodes_from_many_threads() -> None:
     assert (node.references, len(nodes)) == (0, 1)
 
 
-def test_a_node_whose_attributes_fail_is_given_back(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel.create(b"file")
-    node = kernel.operations.root.children[b"file"]
-
-    def fail(*arguments: object) -> None:
-        raise OSError(errno.EIO, "a bad disk")
-
-    monkeypatch.setattr(kernel.operations, "getattr", fail)
-    assert kernel.ask(protocol.LOOKUP, b"file\0").errno == errno.EIO
-    assert node.references == 1
-
-
 def test_readdirplus_counts_only_the_entries_it_gives(kernel: Kernel) -> None:
     for number in range(20):
         kernel.create(b"file%02d" % number)

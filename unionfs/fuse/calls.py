@@ -20,7 +20,7 @@ from unionfs.fuse import protocol, wire
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
-from unionfs.union.operations import Attributes, Caller, Entry, Inode, Operations
+from unionfs.union.operations import Attributes, Caller, Entry, Inode, Node, Operations
 
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
@@ -48,13 +48,9 @@ class Connection:
         self.interrupt: Callable[[int], None] = lambda unique: None
         """Set by the server: cancel the request of that `unique`."""
 
-    def enter(self, inode: Inode) -> tuple[int, Attributes]:
-        """Nodeid and attributes of an inode that a method of the union gave us a reference to: now the kernel's."""
-        try:
-            attributes = self.operations.getattr(inode)
-        except BaseException:
-            self.operations.forget(inode)
-            raise
+    def enter(self, node: Node) -> tuple[int, Attributes]:
+        """Nodeid and attributes of what a method of the union gave us a reference to: it is the kernel's from here."""
+        inode, attributes = node
         return self.nodes.remember(inode), attributes
 
 
@@ -243,30 +239,26 @@ def create(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
 ) -> tuple[int, Attributes, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
-    inode, handle = c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller)
-    return _created(c, inode, handle, open_flags)
+    return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller), open_flags)
 
 
 def tmpfile(c: Connection, request: Request, flags: int, mode: int, umask: int) -> tuple[int, Attributes, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
-    inode, handle = c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller)
-    return _created(c, inode, handle, 0)
+    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller), 0)
 
 
-def _created(c: Connection, inode: Inode, handle: Any, open_flags: int) -> tuple[int, Attributes, int, int]:
-    try:
-        if open_flags & protocol.OPEN_KILL_SUIDGID:
-            _kill_suidgid(c, inode, handle)
-        nodeid, attributes = c.enter(inode)
-    except BaseException:
-        c.operations.release(handle)
-        raise
+def _created(
+    c: Connection, inode: Inode, attributes: Attributes, handle: Any, open_flags: int
+) -> tuple[int, Attributes, int, int]:
+    if open_flags & protocol.OPEN_KILL_SUIDGID:
+        attributes = _kill_suidgid(c, inode, handle)
+    nodeid, attributes = c.enter((inode, attributes))
     return nodeid, attributes, c.handles.add(handle), protocol.FOPEN_NOFLUSH
 
 
-def _kill_suidgid(c: Connection, inode: Inode, handle: Any) -> None:
+def _kill_suidgid(c: Connection, inode: Inode, handle: Any) -> Attributes:
     """The kernel asks for it when O_TRUNC cuts a file of a caller without CAP_FSETID."""
-    c.operations.setattr(inode, handle=handle, kill_priv=True)
+    return c.operations.setattr(inode, handle=handle, kill_priv=True)
 
 
 def read(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer:
@@ -323,7 +315,7 @@ def readdir(c: Connection, request: Request, fh: int, cookie: int, size: int) ->
 def readdirplus(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
     """Entries with their nodes, looked up only when they fit: each one counts as a reference."""
     directory, parts = c.inodes[request.nodeid], []
-    for item in _fitting_entries(c.operations.readdir(c.handles[fh], cookie), size):
+    for item in _fitting_entries(c.operations.readdir(c.handles[fh], cookie, numbers=False), size):
         parts.append(wire.dirent_plus(item, _node_of(c, directory, item.name)))
     return b"".join(parts)
 

@@ -93,7 +93,7 @@ def rename_on_main(c: Connection, request: Request, new_nodeid: int, *arguments:
 
 
 def _name_blocks(c: Connection, parent: Inode, name: bytes) -> bool:
-    inode = c.operations.lookup(parent, name)
+    inode, _ = c.operations.lookup(parent, name)
     try:
         return c.operations.may_block(inode)
     finally:

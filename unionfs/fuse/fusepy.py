@@ -38,8 +38,8 @@ from unionfs.errors import UnionfsError
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.mount import MountOptions
 from unionfs.linux import files
-from unionfs.union.operations import Caller
-from unionfs.union.union import Union
+from unionfs.union import path as paths
+from unionfs.union.operations import Caller, Operations
 
 try:
     import fuse
@@ -59,7 +59,7 @@ _LIBFUSE_WORDS = frozenset(
 )
 
 
-def serve(union: Union, mountpoint: bytes, options: MountOptions, ready: Callable[[], None]) -> None:
+def serve(union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None]) -> None:
     """Mount, call `ready` when requests are answered, and serve until it is unmounted or SIGTERM, SIGINT, SIGHUP come.
 
     The union is closed then. Raises UnionfsError when libfuse cannot mount; it says why on standard error.
@@ -158,7 +158,7 @@ class _Paths:
     use_ns = True
     flag_nullpath_ok = flag_nopath = flag_utime_omit_ok = 1
 
-    def __init__(self, union: Union, ready: Callable[[], None]) -> None:
+    def __init__(self, union: Operations, ready: Callable[[], None]) -> None:
         self.union = union
         self.ready = ready
         self.handles: dict[int, Any] = {}
@@ -171,10 +171,10 @@ class _Paths:
         self.ready()
 
     def _at(self, path: str) -> Any:
-        return self.union.at(path.encode(_BYTES))
+        return paths.at(self.union, path.encode(_BYTES))
 
     def _parent_of(self, path: str) -> Any:
-        return self.union.parent_of(path.encode(_BYTES))
+        return paths.parent_of(self.union, path.encode(_BYTES))
 
     def _keep(self, handle: Any) -> int:
         number = next(self.numbers)
@@ -191,7 +191,7 @@ class _Paths:
         with self._at(path) as inode:
             return _stat(self.union.getattr(inode))
 
-    def _setattr(self, path: str, **changes: int | None) -> None:
+    def _setattr(self, path: str, **changes: Any) -> None:
         with self._at(path) as inode:
             self.union.setattr(inode, **changes)
 
@@ -224,19 +224,19 @@ class _Paths:
 
     def mknod(self, path: str, mode: int, device: int) -> None:
         with self._parent_of(path) as (parent, name):
-            self.union.forget(self.union.mknod(parent, name, mode, device, _caller()))
+            self.union.forget(self.union.mknod(parent, name, mode, device, _caller())[0])
 
     def mkdir(self, path: str, mode: int) -> None:
         with self._parent_of(path) as (parent, name):
-            self.union.forget(self.union.mkdir(parent, name, mode, _caller()))
+            self.union.forget(self.union.mkdir(parent, name, mode, _caller())[0])
 
     def symlink(self, path: str, target: str) -> None:
         with self._parent_of(path) as (parent, name):
-            self.union.forget(self.union.symlink(parent, name, target.encode(_BYTES), _caller()))
+            self.union.forget(self.union.symlink(parent, name, target.encode(_BYTES), _caller())[0])
 
     def link(self, path: str, source: str) -> None:
         with self._at(source) as inode, self._parent_of(path) as (parent, name):
-            self.union.forget(self.union.link(inode, parent, name))
+            self.union.forget(self.union.link(inode, parent, name)[0])
 
     def unlink(self, path: str) -> None:
         with self._parent_of(path) as (parent, name):
@@ -258,7 +258,7 @@ class _Paths:
 
     def create(self, path: str, mode: int, info: Any) -> None:
         with self._parent_of(path) as (parent, name):
-            inode, handle = self.union.create(parent, name, info.flags, mode, _caller())
+            inode, _, handle = self.union.create(parent, name, info.flags, mode, _caller())
         info.fh = self._keep(handle)
         self.union.forget(inode)
 

@@ -341,11 +341,11 @@ def dirent_plus_size(name: bytes) -> int:
 def dirent_plus(item: Entry, found: tuple[int, Attributes] | None) -> bytes:
     """One entry of READDIRPLUS. `found` is its node, whose reference is counted, or None: the kernel looks it up."""
     if found is None:
-        node = bytes(_NODE_SIZE)
+        node, number = bytes(_NODE_SIZE), item.ino
     else:
-        node = _DIRENT_HEAD.pack(found[0], 0, VALID, VALID, 0, 0) + _attributes(found[1])
+        node, number = _DIRENT_HEAD.pack(found[0], 0, VALID, VALID, 0, 0) + _attributes(found[1]), found[1].ino
     length = len(item.name)
-    return node + _DIRENT.pack(item.ino, item.offset, length, item.type) + item.name + bytes(-length & 7)
+    return node + _DIRENT.pack(number, item.offset, length, item.type) + item.name + bytes(-length & 7)
 
 
 def invalidate_attributes(nodeid: int) -> bytes:

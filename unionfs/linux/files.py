@@ -48,12 +48,12 @@ def rename(old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int = 0) -
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
 
-def _timespec(nanoseconds: int | None) -> tuple[int, int]:
+def _timespec(nanoseconds: int | None) -> _Timespec:
     if nanoseconds is None:
-        return 0, _UTIME_OMIT
+        return _Timespec(0, _UTIME_OMIT)
     if nanoseconds == UTIME_NOW:
-        return 0, _UTIME_NOW
-    return divmod(nanoseconds, 1_000_000_000)
+        return _Timespec(0, _UTIME_NOW)
+    return _Timespec(*divmod(nanoseconds, 1_000_000_000))
 
 
 def set_times(dir_fd: int, name: bytes, atime: int | None, mtime: int | None, follow: bool = False) -> None:

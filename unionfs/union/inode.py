@@ -41,6 +41,11 @@ class Inode:
         self._lock: threading.RLock | None = None
 
     @property
+    def location(self) -> Location:
+        """The real object that gives the attributes now."""
+        raise NotImplementedError
+
+    @property
     def is_dir(self) -> bool:
         return self.kind == stat.S_IFDIR
 
@@ -81,7 +86,6 @@ class DirInode(Inode):
 
     @property
     def location(self) -> Location:
-        """The real directory that gives the attributes."""
         return self.directories[0].here
 
     @property
@@ -96,8 +100,9 @@ class DirInode(Inode):
 
 
 class FileInode(Inode):
-    """Anything but a directory. `location` is the real object that holds its data now."""
+    """Anything but a directory."""
 
+    location: Location  # a plain attribute, which also holds the data
     __slots__ = (
         *("has_origin", "identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries"),
         *("nlink_extra", "temporary"),

@@ -42,7 +42,8 @@ def parent_of(operations: Operations, path: bytes) -> Iterator[tuple[Inode, byte
 
 def resolve(operations: Operations, path: bytes, follow_last: bool) -> bytes:
     """The same path without symbolic links, and without `.` and `..`; with the last name's link followed if asked."""
-    todo, done, links = list(reversed(_names(path))), [], 0
+    todo, links = list(reversed(_names(path))), 0
+    done: list[bytes] = []
     while todo:
         name = todo.pop()
         if name == b"..":

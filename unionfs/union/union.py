@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import AnyStr
+from typing import overload
 
 from unionfs.union import path as paths
 from unionfs.union.operations import Attributes, Caller, Entry, FileHandle, Inode, Name, Operations
@@ -84,10 +84,14 @@ class Union:
             finally:
                 self.operations.releasedir(handle)
 
-    def listdir(self, path: AnyStr | os.PathLike[AnyStr] = "") -> list[AnyStr]:  # type: ignore[assignment]
+    @overload
+    def listdir(self, path: str | os.PathLike[str] = "") -> list[str]: ...
+    @overload
+    def listdir(self, path: bytes | os.PathLike[bytes]) -> list[bytes]: ...
+    def listdir(self, path: Name = "") -> list[str] | list[bytes]:
         """The names, of the type of `path`."""
-        names = [entry.name for entry in self.scandir(path)]  # type: ignore[arg-type]
-        return names if isinstance(os.fspath(path), bytes) else list(map(os.fsdecode, names))  # type: ignore[return-value,arg-type]
+        names = [entry.name for entry in self.scandir(path)]
+        return names if isinstance(os.fspath(path), bytes) else list(map(os.fsdecode, names))
 
     def readlink(self, path: Name) -> bytes:
         with self._at(path) as inode:
