@@ -196,8 +196,13 @@ def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | b
 
 
 def listxattr(c: Connection, request: Request, size: int) -> int | bytes:
-    names = c.operations.listxattr(c.inodes[request.nodeid])
+    names = xattrs_for(request.uid, c.operations.listxattr(c.inodes[request.nodeid]))
     return _fitting(b"".join([name + b"\0" for name in names]), size)
+
+
+def xattrs_for(uid: int, names: list[bytes]) -> list[bytes]:
+    """xattr(7): trusted attributes are invisible without CAP_SYS_ADMIN. The kernel leaves hiding them to the server."""
+    return [name for name in names if not name.startswith(b"trusted.")] if uid else names
 
 
 def _fitting(value: bytes, size: int) -> int | bytes:

@@ -11,8 +11,8 @@ What libfuse 2 cannot carry is refused by the kernel or by libfuse, never droppe
     fallocate(2)                           EOPNOTSUPP
     lseek(2) SEEK_DATA, SEEK_HOLE          answered by the kernel: all is data, the hole is at the end
     copy_file_range(2)                     done by the kernel as reads and writes
-    chmod, chown, utimens, *xattr on the   ENOENT: they come with a path, and it has none left
-    descriptor of an unlinked file
+    stat, chmod, chown, utimens, *xattr    ENOENT: they come with a path, and it has none left
+    on the descriptor of an unlinked file
     statx(2) btime                         not given
     POSIX ACLs                             kept and inherited, not enforced; a default ACL does not replace the umask
     two names of one file, both open       each has a page cache of its own until the next open
@@ -35,7 +35,7 @@ from typing import Any
 
 from unionfs import events
 from unionfs.errors import UnionfsError
-from unionfs.fuse.calls import PID_XATTR
+from unionfs.fuse.calls import PID_XATTR, xattrs_for
 from unionfs.fuse.mount import MountOptions
 from unionfs.linux import files
 from unionfs.union import path as paths
@@ -254,7 +254,10 @@ class _Paths:
 
     def open(self, path: str, info: Any) -> None:
         with self._at(path) as inode:
-            info.fh = self._keep(self.union.open(inode, info.flags))
+            handle = self.union.open(inode, info.flags)
+            if info.flags & os.O_TRUNC and _caller().uid:  # what is cut in open(2) comes without a SETATTR
+                self.union.setattr(inode, handle=handle, kill_priv=True)
+        info.fh = self._keep(handle)
 
     def create(self, path: str, mode: int, info: Any) -> None:
         with self._parent_of(path) as (parent, name):
@@ -306,7 +309,7 @@ class _Paths:
 
     def listxattr(self, path: str) -> list[str]:
         with self._at(path) as inode:
-            return [name.decode(_BYTES) for name in self.union.listxattr(inode)]
+            return [name.decode(_BYTES) for name in xattrs_for(_caller().uid, self.union.listxattr(inode))]
 
     def removexattr(self, path: str, name: str) -> None:
         with self._at(path) as inode:

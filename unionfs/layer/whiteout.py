@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import ClassVar, Final, NamedTuple
 
 from unionfs.layer.layer import Directory, Location
@@ -152,6 +153,14 @@ def _empty_file(directory: Directory, name: bytes) -> None:
     os.close(directory.create(name, os.O_WRONLY, 0o444))
 
 
+@contextmanager
+def _times_kept(directory: Directory) -> Iterator[None]:
+    """A mark in a directory is none of its user's doing, so its times stay."""
+    before = directory.own_stat()
+    yield
+    directory.here.set_times(before.st_atime_ns, before.st_mtime_ns)
+
+
 class Aufs(Dialect):
     name = "aufs"
     longest_name = 255 - len(b".wh.")
@@ -219,14 +228,16 @@ class Aufs(Dialect):
 
     def set_opaque(self, directory: Directory) -> None:
         if not directory.has(self.OPAQUE):
-            _empty_file(directory, self.OPAQUE)
+            with _times_kept(directory):
+                _empty_file(directory, self.OPAQUE)
         directory.marks["opaque"] = True
 
     def set_redirect(self, directory: Directory, path: bytes, work: WorkDirectory) -> None:
         """A symbolic link is there with its whole path or not at all, whenever a crash comes."""
         aside = work.temporary_name()
         work.area.symlink(aside, path)
-        work.area.move(aside, directory, self.REDIRECT)
+        with _times_kept(directory):
+            work.area.move(aside, directory, self.REDIRECT)
         directory.marks["redirect"] = path
 
 

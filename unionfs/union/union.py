@@ -8,6 +8,7 @@ the kernel's part in a mount. Every method raises OSError as the system call of 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import overload
 
+from unionfs.errors import failed
 from unionfs.union import path as paths
 from unionfs.union.operations import Attributes, Caller, Entry, FileHandle, Inode, Name, Operations
 
@@ -175,13 +177,16 @@ class Union:
     def open(self, path: Name, flags: int = os.O_RDONLY, mode: int = 0o644) -> File:
         """open(2), O_CREAT, O_EXCL, O_TRUNC, O_NOFOLLOW included. Close the file, or use it as a context."""
         follow = not flags & os.O_NOFOLLOW and not (flags & os.O_CREAT and flags & os.O_EXCL)
+        append = bool(flags & os.O_APPEND)
         if flags & os.O_CREAT:
             with self._parent_of(path, follow) as (parent, name):
                 inode, _, handle = self.operations.create(parent, name, flags, mode, self.caller)
                 self._done(inode)
-                return File(self.operations, handle)
+                return File(self.operations, handle, append)
         with self._at(path, follow) as inode:
-            return File(self.operations, self.operations.open(inode, flags))
+            if flags & os.O_DIRECTORY and not inode.is_dir:
+                raise failed(errno.ENOTDIR, os.fsencode(path))
+            return File(self.operations, self.operations.open(inode, flags), append)
 
     def tmpfile(self, directory: Name = "", flags: int = os.O_RDWR, mode: int = 0o600) -> File:
         """A file without a name (O_TMPFILE); `link_file` may give it one."""
@@ -209,11 +214,12 @@ class Union:
 
 
 class File:
-    """An open file. Offsets and sizes are bytes."""
+    """An open file. Offsets and sizes are bytes. `append` (O_APPEND): what is written goes to the end, always."""
 
-    def __init__(self, operations: Operations, handle: FileHandle) -> None:
+    def __init__(self, operations: Operations, handle: FileHandle, append: bool = False) -> None:
         self.operations = operations
         self.handle = handle
+        self._append = append
 
     def __enter__(self) -> File:
         return self
@@ -233,13 +239,17 @@ class File:
             yield piece
             offset += len(piece)
 
-    def pwrite(self, data: bytes, offset: int) -> int:
-        return self.operations.write(self.handle, offset, data)
+    def pwrite(self, data: bytes | memoryview, offset: int) -> int:
+        """How many bytes were written. A file that is appended to takes no notice of `offset` (pwrite(2), "BUGS")."""
+        if not self._append:
+            return self.operations.write(self.handle, offset, data)
+        with self.handle.inode.lock:
+            return self.operations.write(self.handle, self.stat().size, data)
 
     def pwrite_all(self, data: bytes, offset: int = 0) -> None:
         view = memoryview(data)
         while view:
-            count = self.operations.write(self.handle, offset, view)
+            count = self.pwrite(view, offset)
             view, offset = view[count:], offset + count
 
     def truncate(self, size: int) -> None:
@@ -253,6 +263,8 @@ class File:
         return self.operations.lseek(self.handle, offset, whence)
 
     def copy_range(self, offset: int, target: File, target_offset: int, length: int) -> int:
+        if target._append:
+            raise failed(errno.EBADF)
         return self.operations.copy_file_range(self.handle, offset, target.handle, target_offset, length)
 
     def fsync(self, datasync: bool = False) -> None:
