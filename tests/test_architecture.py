@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can hold: floors, circles, doors, sizes, nothing of one machine in the files."""
+"""The rules of the house that a machine can hold: floors, circles, doors, sizes, nothing of one machine in a file."""
 
 from __future__ import annotations
 

@@ -125,7 +125,8 @@ class _Opener:
         self, lower: Sequence[bytes], upper: bytes | None, work: bytes | None, dialect: str, user: bool, volatile: bool
     ) -> Stack:
         if dialect not in DIALECTS:
-            self.fault(f'dialect "{dialect}"', "there is no such dialect", did_you_mean(dialect, DIALECTS) or "aufs or overlay")
+            hint = did_you_mean(dialect, DIALECTS) or "aufs or overlay"
+            self.fault(f'dialect "{dialect}"', "there is no such dialect", hint)
         if not lower:
             self.fault("lowerdir", "a union needs at least one lower layer", "lowerdir=DIR[:DIR...]")
         if (upper is None) != (work is None):
@@ -190,7 +191,8 @@ class _Opener:
         shown_upper, shown_work = f"upperdir {os.fsdecode(upper)}", f"workdir {os.fsdecode(work)}"
         for shown, fd in ((shown_upper, upper_fd), (shown_work, work_fd)):
             if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
-                self.fault(shown, "its filesystem is read-only", "choose a writable place, or leave upperdir and workdir out")
+                hint = "choose a writable place, or leave upperdir and workdir out"
+                self.fault(shown, "its filesystem is read-only", hint)
             elif not os.access(f"/proc/self/fd/{fd}", os.W_OK):
                 self.fault(shown, "permission denied", "choose a directory that you may write to")
         if _mount_of(upper_fd) != _mount_of(work_fd):
@@ -244,7 +246,8 @@ class _Opener:
                 break
             return prefix, True
         if dialect.name == "overlay":
-            why = "its filesystem keeps no user xattrs" if user else "the overlay dialect's trusted xattrs need privileges"
+            lacking = "the overlay dialect's trusted xattrs need privileges"
+            why = "its filesystem keeps no user xattrs" if user else lacking
             self.fault("upperdir", why, "use dialect=aufs" if user else "add the option userxattr, or use dialect=aufs")
         events.warning("the upper keeps no extended attributes: inode numbers will change at a remount")
         return b"user.", False

@@ -119,7 +119,7 @@ class Dialect:
     # Writing
 
     def whiteout(self, directory: Directory, name: bytes, work: WorkDirectory) -> None:
-        """Delete `name`: hide it in the layers below and take this layer's own object away, never one without the other.
+        """Delete `name`: hide it in the layers below and take this layer's own object away, both or neither.
 
         A directory must be empty in the merged tree.
         """
@@ -133,12 +133,12 @@ class Dialect:
         """Take away a whiteout that stands beside a new object; where it stands in its place there is nothing to do."""
 
     def move(self, old: Name, new: Name, is_dir: bool, leave: bool, work: WorkDirectory) -> None:
-        """Rename; `leave`: the layers below still have the old name, so a whiteout takes its place. A whiteout of the new
-        name goes. At no moment shows the tree anything but the old state or the new one."""
+        """Rename; `leave`: the layers below still have the old name, so a whiteout takes its place. A whiteout of the
+        new name goes. At no moment does the tree show anything but the old state or the new one."""
         raise NotImplementedError
 
     def cut_off(self, directory: Directory, name: bytes, fresh: Directory, work: WorkDirectory) -> None:
-        """`fresh` is about to take the place of `name`: nothing of the layers below may show, and `fresh` stays empty."""
+        """`fresh` is about to take the place of `name`: nothing of the layers below may show; `fresh` stays empty."""
         raise NotImplementedError
 
     def set_opaque(self, directory: Directory) -> None:

@@ -1,12 +1,12 @@
 """Copy-up: what happens at the first change of a lower object.
 
-Called by `change.py`, `handle.py` and `operations.py`. It promises: type, owner, mode, times to the nanosecond, extended
+Called by `operations.py` and the files of changes. It promises: type, owner, mode, times to the nanosecond, extended
 attributes, ACLs, holes and hard links survive; parents come first; the copy is built in the work directory and
 published by one rename, so that a crash leaves the old state or the new one; only the object's own lock is held while
 data is copied, so that nothing else waits.
 
-Lock order: the inode's lock, then the tree lock (see `operations.py`). `directory` is called under the tree lock; `file`
-is not, and takes both itself.
+Lock order: the inode's lock, then the tree lock (see `operations.py`). `directory` and `name` are called under the tree
+lock; `file` is not, and takes both itself.
 """
 
 from __future__ import annotations

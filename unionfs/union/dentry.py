@@ -1,7 +1,7 @@
 """A dentry: a name in the merged tree.
 
-Made by `inode.py` at a lookup. It lives as long as its inode is referenced; a directory's inode lists the dentries in it
-that are known.
+Made by `inode.py` at a lookup. It lives as long as its inode is referenced; a directory's inode lists the dentries in
+it that are known.
 """
 
 from __future__ import annotations

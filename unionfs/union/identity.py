@@ -2,10 +2,10 @@
 
 Called by `inode.py` and `copyup.py`. An object is known by the number of its *origin*, the lower object that it was
 copied up from, else by its own. On disk: a copied-up object keeps its origin as the xattr `unionfs.origin`, text
-"1:LAYER:INO" (format version, lower layer counted from the bottom so that new layers on top change nothing, inode number
-there). In the overlay dialect the kernel's own form stands beside it, `overlay.origin`: u8 0, u8 0xfb, u8 length,
-u8 flags, u8 type of the handle, 16 bytes UUID, file handle (fs/overlayfs/overlayfs.h, struct ovl_fb); uppers written
-by the kernel have that alone.
+"1:LAYER:INO" (format version, lower layer counted from the bottom so that new layers on top change nothing, inode
+number there). In the overlay dialect the kernel's own form stands beside it, `overlay.origin`: u8 0, u8 0xfb, u8 length,
+u8 flags, u8 type of the handle, 16 bytes UUID, file handle (fs/overlayfs/overlayfs.h, struct ovl_fb); uppers that the
+kernel wrote have that alone.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ class Inode:
         raise NotImplementedError
 
     @property
+    def is_copied(self) -> bool:
+        """Whether it is a copy of a lower object, or a directory merged with one."""
+        raise NotImplementedError
+
+    @property
     def is_dir(self) -> bool:
         return self.kind == stat.S_IFDIR
 
@@ -89,6 +94,10 @@ class DirInode(Inode):
         return self.directories[0].here
 
     @property
+    def is_copied(self) -> bool:
+        return bool(self.lowers)
+
+    @property
     def upper(self) -> Directory:
         """The upper's real directory. Precondition: the directory was copied up."""
         assert self.in_upper
@@ -123,6 +132,10 @@ class FileInode(Inode):
         """Its name in the index of hard links, when the lower object has several names."""
         self.nlink_extra = 0
         """What is added to the real object's link count to give the union's."""
+
+    @property
+    def is_copied(self) -> bool:
+        return self.has_origin
 
     def dentries(self) -> list[Dentry]:
         if self.dentry is None:
@@ -190,6 +203,15 @@ class Inodes:
         inode = self._file(found)
         dentry = self.enter(parent, name, inode, in_upper)
         return dentry, found.stat if inode.is_at(found.where, found.name) else None
+
+    def number_in(self, parent: DirInode, name: bytes) -> int:
+        """The number of what has a name in the upper, which may be a copy; any will do for a name that is gone."""
+        dentry = self.lookup(parent, name)
+        if dentry is None:
+            return parent.number
+        number = dentry.inode.number
+        self.drop_unused(dentry.inode)
+        return number
 
     def enter(self, parent: DirInode, name: bytes, inode: Inode, in_upper: bool) -> Dentry:
         """Note that `name` in `parent` is `inode`."""

@@ -26,7 +26,6 @@ from unionfs.errors import failed
 from unionfs.layer.stack import Stack
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
-from unionfs.union import virtual
 from unionfs.union.attributes import Attributes, Caller, Entry, of
 from unionfs.union.copyup import CopyUp, set_interrupt_check
 from unionfs.union.create import Creation
@@ -36,15 +35,13 @@ from unionfs.union.inode import DirInode, FileInode, Inode, Inodes
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
 from unionfs.union.setattr import Change, change_attributes
+from unionfs.union.xattr import Xattrs
 
 __all__ = ["Attributes", "Caller", "DirHandle", "Entry", "FileHandle", "Inode", "Name", "Node", "Operations"]
 
 Name = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Node = tuple[Inode, Attributes]
-
 _COPIED_AT_ONCE = 1 << 30
-_RENAME_FLAGS = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 class Operations:
@@ -70,12 +67,13 @@ class Operations:
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
+        self._xattrs = Xattrs(self.stack, self._tree, self._copy_up)
         self.root = self._inodes.root
 
     def _prepare(self, work: WorkDirectory) -> None:
         swept = work.sweep()
         if swept:
-            events.info(f"{swept} unfinished objects of an earlier mount were removed from {os.fsdecode(work.area.path)}")
+            events.info(f"{os.fsdecode(work.area.path)}: {swept} unfinished objects of an earlier mount were removed")
         self.stack.record()
 
     @property
@@ -154,7 +152,8 @@ class Operations:
     def link(self, inode: Inode, parent: Inode, name: bytes) -> Node:
         if not isinstance(inode, FileInode):
             raise failed(errno.EPERM, name)
-        self._refuse_copy_in_vain(parent, name)
+        with self._tree:
+            self._vacant(parent, name)  # before anything is copied up in vain
         self._copyup.file(inode)
         with self._tree:
             directory = self._vacant(parent, name)
@@ -162,10 +161,6 @@ class Operations:
                 raise failed(errno.ENOENT, name)
             self._creation.link(inode, directory, name)
             return self._node(inode)
-
-    def _refuse_copy_in_vain(self, parent: Inode, name: bytes) -> None:
-        with self._tree:
-            self._vacant(parent, name)
 
     def unlink(self, parent: Inode, name: bytes) -> None:
         with self._tree:
@@ -177,41 +172,16 @@ class Operations:
 
     def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
-        if flags & ~_RENAME_FLAGS or flags == _RENAME_FLAGS:
-            raise failed(errno.EINVAL, name)
         while True:
             with self._tree:
-                waiting = self._rename_now(parent, name, new_parent, new_name, flags)
+                old, target = self._existing(parent, name), _directory(new_parent)
+                new = self._inodes.lookup(target, new_name)
+                if new is None and not flags & files.RENAME_EXCHANGE:
+                    self._refuse_name(new_name)
+                waiting = self._renaming.renameat2(old, target, new_name, new, flags)
             if waiting is None:
                 return
             self._copyup.file(waiting)
-
-    def _rename_now(
-        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
-    ) -> FileInode | None:
-        """Rename, or return the file that has to be copied up first, which is not done under the tree lock."""
-        old = self._existing(parent, name)
-        target = _directory(new_parent)
-        new = self._inodes.lookup(target, new_name)
-        if target.removed:
-            raise failed(errno.ENOENT, new_name)
-        if flags & files.RENAME_NOREPLACE and new is not None:
-            raise failed(errno.EEXIST, new_name)
-        exchange = bool(flags & files.RENAME_EXCHANGE)
-        if exchange and new is None:
-            raise failed(errno.ENOENT, new_name)
-        if new is not None and new.inode is old.inode:
-            return None
-        self._refuse_name(new_name)
-        self._renaming.refuse(old, target, new, exchange)
-        for dentry in (old, new if exchange else None):
-            if dentry is not None and isinstance(dentry.inode, FileInode) and not dentry.inode.in_upper:
-                return dentry.inode
-        if exchange and new is not None:
-            self._renaming.exchange(old, new)
-        else:
-            self._renaming.rename(old, target, new_name, new)
-        return None
 
     def readlink(self, inode: Inode) -> bytes:
         if inode.kind != stat.S_IFLNK:
@@ -256,59 +226,17 @@ class Operations:
         return False
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
-        dialect = self.stack.dialect
-        with self._tree:
-            if name.startswith(virtual.PREFIX):
-                return virtual.answer(self.stack, inode, name)
-            stored = dialect.stored(name)
-            if dialect.is_mark(stored):
-                raise failed(errno.ENODATA, name)
-            return inode.location.getxattr(stored)
+        return self._xattrs.get(inode, name)
 
     def listxattr(self, inode: Inode) -> list[bytes]:
-        dialect = self.stack.dialect
-        with self._tree:
-            kept = inode.location.listxattr()
-        return [dialect.shown(name) for name in kept if not dialect.is_mark(name)]
+        return self._xattrs.list(inode)
 
     def setxattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
-        stored = self._stored_xattr(name)
-        if flags:
-            self._refuse_by_flags(inode, stored, flags)
-        self._copy_up(inode)
-        with self._tree:
-            inode.location.setxattr(stored, value, flags)
-            self._note_acl(inode, name)
-
-    def _refuse_by_flags(self, inode: Inode, stored: bytes, flags: int) -> None:
-        """Before anything is copied up in vain."""
-        with self._tree:
-            there = inode.location.find_xattr(stored) is not None
-        if flags & os.XATTR_CREATE and there:
-            raise failed(errno.EEXIST, stored)
-        if flags & os.XATTR_REPLACE and not there:
-            raise failed(errno.ENODATA, stored)
+        """Flags: XATTR_CREATE, XATTR_REPLACE."""
+        self._xattrs.set(inode, name, value, flags)
 
     def removexattr(self, inode: Inode, name: bytes) -> None:
-        stored = self._stored_xattr(name)
-        with self._tree:
-            inode.location.getxattr(stored)
-        self._copy_up(inode)
-        with self._tree:
-            inode.location.removexattr(stored)
-            self._note_acl(inode, name)
-
-    def _stored_xattr(self, name: bytes) -> bytes:
-        self._writable()
-        stored = self.stack.dialect.stored(name)
-        if self.stack.dialect.is_mark(stored):
-            raise failed(errno.EPERM, name)
-        return stored
-
-    @staticmethod
-    def _note_acl(inode: Inode, name: bytes) -> None:
-        if name in _ACLS and isinstance(inode, DirInode):
-            inode.inherited = None
+        self._xattrs.remove(inode, name)
 
     # Files
 
@@ -445,18 +373,9 @@ class Operations:
         for position in range(max(0, offset - 2), len(items)):
             name, kind, number = items[position]
             if not number and numbers:
-                number = self._number_in(inode, name)
+                with self._tree:
+                    number = self._inodes.number_in(inode, name)
             yield Entry(name, number, kind, position + 3)
-
-    def _number_in(self, parent: DirInode, name: bytes) -> int:
-        """The number of a name in the upper, whose object may be a copy; of one that is gone meanwhile any will do."""
-        with self._tree:
-            dentry = self._inodes.lookup(parent, name)
-            if dentry is None:
-                return parent.number
-            number = dentry.inode.number
-            self._inodes.drop_unused(dentry.inode)
-            return number
 
     def fsyncdir(self, handle: DirHandle, datasync: bool = False) -> None:
         inode = handle.inode

@@ -1,8 +1,8 @@
 """Remove: unlink and rmdir, and what becomes of an object whose name goes.
 
 Called by `operations.py` and `rename.py`, under the tree lock. It promises: where a lower layer still has the name a
-whiteout takes its place, atomically; else only the upper's own object goes. Nothing is copied up in order to be deleted.
-Whoever holds the object (an open file, a reference) goes on using it.
+whiteout takes its place, atomically; else only the upper's own object goes. Nothing is copied up to be deleted. Whoever
+holds the object (an open file, a reference) goes on using it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rename: files and directories of any layer, also over another name, and exchange.
 
-Called by `operations.py`, under the tree lock, when the files concerned have been copied up. It promises: at no moment
-does the tree show anything but the old state or the new one; a directory that has lower parts takes a *redirect* along,
-the path under which they go on (no EXDEV, no recursive copy); a directory without lower parts that comes to where the
-layers below have something is made opaque first.
+Called by `operations.py`, under the tree lock; a file that has to be copied up first is returned, to be tried again.
+It promises: at no moment does the tree show anything but the old state or the new one; a directory that has lower parts
+takes a *redirect* along, the path under which they go on (no EXDEV, no recursive copy); a directory without lower parts
+that comes to where the layers below have something is made opaque first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from unionfs.union.inode import DirInode, FileInode, Inode, Inodes
 from unionfs.union.lookup import find
 from unionfs.union.remove import Removal
 
+_BOTH = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
+
 
 class Renaming:
     def __init__(self, inodes: Inodes, copyup: CopyUp, removal: Removal) -> None:
@@ -29,6 +31,29 @@ class Renaming:
         self.dialect = inodes.stack.dialect
         self.copyup = copyup
         self.removal = removal
+
+    def renameat2(
+        self, old: Dentry, parent: DirInode, name: bytes, new: Dentry | None, flags: int
+    ) -> FileInode | None:
+        """Rename as `flags` say; or do nothing and return the file that has to be copied up first, which takes long."""
+        if flags & ~(files.RENAME_NOREPLACE | files.RENAME_EXCHANGE) or flags == _BOTH:
+            raise failed(errno.EINVAL, name)
+        exchange = bool(flags & files.RENAME_EXCHANGE)
+        if parent.removed or (exchange and new is None):
+            raise failed(errno.ENOENT, name)
+        if flags & files.RENAME_NOREPLACE and new is not None:
+            raise failed(errno.EEXIST, name)
+        if new is not None and new.inode is old.inode:
+            return None
+        self._refuse(old, parent, new, exchange)
+        for dentry in (old, new if exchange else None):
+            if dentry is not None and isinstance(dentry.inode, FileInode) and not dentry.inode.in_upper:
+                return dentry.inode
+        if exchange and new is not None:
+            self.exchange(old, new)
+        else:
+            self.rename(old, parent, name, new)
+        return None
 
     def rename(self, old: Dentry, parent: DirInode, name: bytes, replaced: Dentry | None) -> None:
         """Give `old` the name `name` in `parent`, in place of `replaced`."""
@@ -62,7 +87,7 @@ class Renaming:
 
     # What is refused (rename(2))
 
-    def refuse(self, old: Dentry, parent: DirInode, new: Dentry | None, exchange: bool) -> None:
+    def _refuse(self, old: Dentry, parent: DirInode, new: Dentry | None, exchange: bool) -> None:
         """Raise what cannot be done at all, before anything is copied up for it."""
         self._refuse_loop(old, parent)
         if new is not None and exchange:
@@ -143,9 +168,8 @@ class Renaming:
         inode, target = dentry.inode, parent.upper
         if isinstance(inode, DirInode):
             inode.upper.relocate(target, name)
-        elif isinstance(inode, FileInode):
-            if inode.is_at(dentry.parent.upper, dentry.name):
-                inode.location = Location(target, name)
+        elif isinstance(inode, FileInode) and inode.is_at(dentry.parent.upper, dentry.name):
+            inode.location = Location(target, name)
         self.inodes.move(dentry, parent, name)
-        if isinstance(inode, DirInode) and inode.lowers or isinstance(inode, FileInode) and inode.has_origin:
+        if inode.is_copied:
             self.copyup.mark_impure(parent)

@@ -1,0 +1,82 @@
+"""Extended attributes: a user's own, none of the bookkeeping, and the virtual ones.
+
+Called by `operations.py`, whose methods of these names say what they do. Bookkeeping is neither seen (ENODATA) nor
+written (EPERM). Nothing is copied up for a call that fails anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+from unionfs.errors import failed
+from unionfs.layer.stack import Stack
+from unionfs.union import virtual
+from unionfs.union.inode import DirInode, Inode
+
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+class Xattrs:
+    """`copy_up` sees that an object is in the upper, or raises; to be called without the tree lock."""
+
+    def __init__(self, stack: Stack, tree: threading.RLock, copy_up: Callable[[Inode], object]) -> None:
+        self.stack = stack
+        self.dialect = stack.dialect
+        self.tree = tree
+        self.copy_up = copy_up
+
+    def get(self, inode: Inode, name: bytes) -> bytes:
+        with self.tree:
+            if name.startswith(virtual.PREFIX):
+                return virtual.answer(self.stack, inode, name)
+            stored = self.dialect.stored(name)
+            if self.dialect.is_mark(stored):
+                raise failed(errno.ENODATA, name)
+            return inode.location.getxattr(stored)
+
+    def list(self, inode: Inode) -> list[bytes]:
+        with self.tree:
+            kept = inode.location.listxattr()
+        return [self.dialect.shown(name) for name in kept if not self.dialect.is_mark(name)]
+
+    def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
+        stored = self._stored(name)
+        if flags:
+            self._check(inode, stored, flags)
+        self.copy_up(inode)
+        with self.tree:
+            inode.location.setxattr(stored, value, flags)
+            self._note_acl(inode, name)
+
+    def _check(self, inode: Inode, stored: bytes, flags: int) -> None:
+        with self.tree:
+            there = inode.location.find_xattr(stored) is not None
+        if flags & os.XATTR_CREATE and there:
+            raise failed(errno.EEXIST, stored)
+        if flags & os.XATTR_REPLACE and not there:
+            raise failed(errno.ENODATA, stored)
+
+    def remove(self, inode: Inode, name: bytes) -> None:
+        stored = self._stored(name)
+        with self.tree:
+            inode.location.getxattr(stored)
+        self.copy_up(inode)
+        with self.tree:
+            inode.location.removexattr(stored)
+            self._note_acl(inode, name)
+
+    def _stored(self, name: bytes) -> bytes:
+        if self.stack.upper is None:
+            raise failed(errno.EROFS)
+        stored = self.dialect.stored(name)
+        if self.dialect.is_mark(stored):
+            raise failed(errno.EPERM, name)
+        return stored
+
+    @staticmethod
+    def _note_acl(inode: Inode, name: bytes) -> None:
+        if name in _ACLS and isinstance(inode, DirInode):
+            inode.inherited = None
