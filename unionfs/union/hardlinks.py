@@ -34,7 +34,7 @@ class HardLinks:
             self.counts = stack.work.folder(b"nlink")
 
     @staticmethod
-    def _plain_key(layer: Layer, ino: int) -> bytes:
+    def plain_key(layer: Layer, ino: int) -> bytes:
         return b"%d-%d" % (layer.number, ino)
 
     def key(self, lower: Location, ino: int) -> bytes | None:
@@ -42,7 +42,7 @@ class HardLinks:
         if not self.active:
             return None
         if not isinstance(self.stack.dialect, Overlay):
-            return self._plain_key(lower.directory.layer, ino)
+            return self.plain_key(lower.directory.layer, ino)
         return self.origins.kernel_form(lower).hex().encode() or None
 
     def location(self, key: bytes) -> Location:
@@ -80,7 +80,7 @@ class HardLinks:
         """Minus the number of names of a lower object that were deleted."""
         if not self.active:
             return 0
-        name = self._plain_key(lower.directory.layer, ino)
+        name = self.plain_key(lower.directory.layer, ino)
         if not self.counts.has(name):
             return 0
         with suppress(ValueError):
@@ -88,11 +88,11 @@ class HardLinks:
         return 0
 
     def write_deleted(self, lower: Location, ino: int, extra: int) -> None:
-        name = self._plain_key(lower.directory.layer, ino)
+        name = self.plain_key(lower.directory.layer, ino)
         self._replace(self.counts, name, b"%d" % extra)
 
     def drop_deleted(self, lower: Location, ino: int) -> None:
-        name = self._plain_key(lower.directory.layer, ino)
+        name = self.plain_key(lower.directory.layer, ino)
         if self.counts.has(name):
             self.counts.unlink(name)
 

@@ -275,10 +275,9 @@ class Operations:
         """A regular file without a name (open(2), O_TMPFILE); `link` may give it one unless O_EXCL is given."""
         with self._tree:
             self._writable()
-            directory = _directory(parent)
+            kept, directory = self._file_flags(flags), _directory(parent)
             if directory.removed:
                 raise failed(errno.ENOENT)
-            kept = self._file_flags(flags)
             inode, fd = self._creation.temporary(directory, kept, stat.S_IMODE(mode), caller)
             inode.temporary = not flags & os.O_EXCL
             return self._opened(inode, fd, kept)
