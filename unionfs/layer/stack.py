@@ -104,8 +104,8 @@ class Stack:
             self.work.close()
         for layer in self.layers:
             layer.close()
-        for fd in self._locks:
-            os.close(fd)
+        while self._locks:
+            os.close(self._locks.pop())
 
 
 class _Opener:
@@ -253,9 +253,15 @@ class _Opener:
         return b"user.", False
 
     def _check_volatile(self, stack: Stack) -> None:
-        """A volatile mount leaves its boot id: after a crash of the machine its upper is not to be trusted."""
+        """A volatile mount leaves its boot id: after a crash of the machine its upper is not to be trusted. The
+        kernel's leaves a directory that it wants removed by hand (overlayfs.rst, "Volatile mount")."""
         assert stack.work is not None and stack.upper is not None
         base = stack.work.base
+        theirs = os.path.join(stack.work.layer.path, b"work/incompat/volatile")
+        if os.path.lexists(theirs):
+            upper = f"upperdir {os.fsdecode(stack.upper.path)}"
+            hint = f"discard it, or remove {os.fsdecode(theirs)} to use it all the same"
+            self.fault(upper, "was mounted volatile by the kernel's overlayfs: its files may be damaged", hint)
         here = _boot_id()
         if base.has(b"volatile"):
             with open(os.path.join(stack.work.layer.path, b"volatile"), "rb") as file:
