@@ -47,6 +47,7 @@ def resolve(operations: Operations, path: bytes, follow_last: bool) -> bytes:
     while todo:
         name = todo.pop()
         if name == b"..":
+            _enter(operations, b"/".join(done))
             done = done[:-1]
             continue
         target = _target(operations, b"/".join([*done, name])) if todo or follow_last else None
@@ -75,6 +76,13 @@ def _target(operations: Operations, path: bytes) -> bytes | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return None
         raise
+
+
+def _enter(operations: Operations, path: bytes) -> None:
+    """Raise what stands in the way of going through the directory at `path`."""
+    with at(operations, path) as inode:
+        if not inode.is_dir:
+            raise failed(errno.ENOTDIR, path)
 
 
 def _take(operations: Operations, inode: Inode) -> Inode:
