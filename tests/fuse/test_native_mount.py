@@ -7,12 +7,10 @@ import errno
 import fcntl
 import mmap
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests import unprivileged
 from tests.fuse.fake_operations import FakeOperations
 from unionfs import events
 from unionfs.errors import UnionfsError
@@ -592,53 +591,25 @@ def test_every_request_is_logged_for_those_who_debug(start: Callable[..., Mounte
 
 SERVE = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 from tests.fuse.fake_operations import FakeOperations
 from unionfs.fuse import mount
 from unionfs.fuse.daemon import daemonize
 from unionfs.linux import mounts
-point = os.fsencode(sys.argv[2])
+point = os.fsencode(sys.argv[1])
 daemonize(lambda ready: mount.serve(FakeOperations(), point, ready=ready))
 print(mounts.find(point).fstype)
-open(sys.argv[2] + "/file", "w").write("content")
-print(open(sys.argv[2] + "/file").read(), os.listdir(sys.argv[2]))
+open(sys.argv[1] + "/file", "w").write("content")
+print(open(sys.argv[1] + "/file").read(), os.listdir(sys.argv[1]))
 mount.unmount(point)
 print(mounts.is_mountpoint(point))
 """
 
 
-NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", 'exec "$@"', "sh"]
-IN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
-
-
-def interpreter_for_everybody() -> str:
-    """A Python that user 65534 may run, with this checkout; the one that runs the tests may lie in root's home."""
-    probe = "import sys, ctypes; sys.path.insert(0, sys.argv[1]); import unionfs.fuse.mount"
-    for candidate in (sys.executable, "/usr/bin/python3"):
-        command = [*NOBODY, candidate, "-c", probe, str(ROOT)]
-        if subprocess.run(command, capture_output=True, cwd="/").returncode == 0:
-            return candidate
-    pytest.skip("needs Python 3.11 or later and a checkout that other users may read")
-
-
-@pytest.mark.parametrize("way", ["user namespace", "fusermount3"])
+@pytest.mark.parametrize("way", unprivileged.WAYS)
 def test_an_ordinary_user_mounts(way: str) -> None:
-    """/dev/fuse may belong to root alone here, so the user gets a node of its own in a mount namespace of its own."""
-    if way == "fusermount3" and fusedev.find_helper() is None:
-        pytest.skip("needs fusermount3 (package fuse3)")
-    if way == "user namespace" and subprocess.run([*NOBODY, *IN_NAMESPACE, "true"], capture_output=True).returncode:
-        pytest.skip("needs a kernel that gives ordinary users namespaces")
-    python = interpreter_for_everybody()
-    folder = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
-    try:
-        (point := folder / "point").mkdir()
-        os.chown(folder, 65534, 65534)
-        os.chown(point, 65534, 65534)
-        user = [*NOBODY, *(IN_NAMESPACE if way == "user namespace" else [])]
-        node = f'mknod -m 666 {folder}/fuse c 10 229 && mount --bind {folder}/fuse /dev/fuse && exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", node, "sh", *user, python, "-c", SERVE, str(ROOT), str(point)]
-        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd="/")
-        assert result.stdout == "b'fuse.unionfs'\ncontent ['file']\nFalse\n", result.stderr
-        assert ("by mount(2)" if way == "user namespace" else "by fusermount3") in result.stderr
-    finally:
-        shutil.rmtree(folder)
+    with unprivileged.user(way) as run:
+        (point := run.folder / "point").mkdir()
+        os.chown(point, unprivileged.UID, unprivileged.UID)
+        result = run(SERVE, str(point))
+    assert result.stdout == "b'fuse.unionfs'\ncontent ['file']\nFalse\n", result.stderr
+    assert ("by mount(2)" if way == "user namespace" else "by fusermount3") in result.stderr

@@ -1,0 +1,76 @@
+"""The whole union for an ordinary user: the aufs dialect, bookkeeping in user xattrs, both ways to mount."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import unprivileged
+
+PROGRAM = """
+import json, os, sys
+import unionfs
+place = sys.argv[1]
+os.chdir(place)
+for name in ("lower/dir", "upper", "work", "merged"):
+    os.makedirs(name)
+for name in ("lower/file", "lower/gone", "lower/dir/inner"):
+    open(name, "w").write("lower " + name)
+os.link("lower/file", "lower/twin")
+facts = {}
+
+def mount():
+    return unionfs.mount("merged", lower=["lower"], upper="upper", work="work", userxattr=True)
+
+with mount():
+    os.chdir("merged")
+    number = os.stat("file").st_ino
+    with open("file", "a") as file:
+        file.write(", and more")
+    os.unlink("gone")
+    os.rename("dir", "moved")
+    os.mkdir("dir")
+    os.setxattr("dir", "user.mine", b"1")
+    facts["numbers"] = os.stat("file").st_ino == number == os.stat("twin").st_ino
+    os.chdir(place)
+with mount():
+    facts["again"] = os.stat("merged/file").st_ino == number == os.stat("merged/twin").st_ino
+    facts["content"] = open("merged/twin").read()
+    facts["names"] = sorted(os.listdir("merged")) + sorted(os.listdir("merged/dir")) + os.listdir("merged/moved")
+    facts["inner"] = open("merged/moved/inner").read()
+    facts["mine"] = os.getxattr("merged/dir", "user.mine").decode()
+    facts["listed"] = os.listxattr("merged/file")
+    facts["layer"] = os.getxattr("merged/file", "user.unionfs.layer").decode().split()[0]
+facts["upper"] = sorted(os.listdir("upper"))
+facts["kept"] = sorted(os.listxattr("upper/file"))
+facts["mounted"] = os.path.ismount("merged")
+print(json.dumps(facts))
+"""
+
+
+@pytest.mark.parametrize("way", unprivileged.WAYS)
+def test_an_ordinary_users_union(way: str) -> None:
+    with unprivileged.user(way) as run:
+        place = Path(run.folder) / "place"
+        place.mkdir()
+        os.chown(place, unprivileged.UID, unprivileged.UID)
+        result = run(PROGRAM, str(place))
+        assert result.returncode == 0, result.stderr
+        lower = {path.name: path.read_text() for path in (place / "lower").rglob("*") if path.is_file()}
+    assert json.loads(result.stdout) == {
+        "numbers": True,
+        "again": True,
+        "content": "lower lower/file, and more",
+        "names": ["dir", "file", "moved", "twin", "inner"],
+        "inner": "lower lower/dir/inner",
+        "mine": "1",
+        "listed": [],
+        "layer": "0",
+        "upper": [".wh.gone", "dir", "file", "moved"],
+        "kept": ["user.unionfs.nlink", "user.unionfs.origin"],
+        "mounted": False,
+    }
+    assert lower["file"] == "lower lower/file" and lower["gone"] == "lower lower/gone" and len(lower) == 4
