@@ -150,10 +150,10 @@ class Operations:
             return self._node(self._creation.symlink(self._vacant(parent, name), name, target, caller))
 
     def link(self, inode: Inode, parent: Inode, name: bytes) -> Node:
-        if not isinstance(inode, FileInode):
-            raise failed(errno.EPERM, name)
         with self._tree:
             self._vacant(parent, name)  # before anything is copied up in vain
+        if not isinstance(inode, FileInode):
+            raise failed(errno.EPERM, name)
         self._copyup.file(inode)
         with self._tree:
             directory = self._vacant(parent, name)
@@ -174,7 +174,7 @@ class Operations:
         """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
         while True:
             with self._tree:
-                old, target = self._existing(parent, name), _directory(new_parent)
+                target, old = _directory(new_parent), self._existing(parent, name)
                 new = self._inodes.lookup(target, new_name)
                 if new is None and not flags & files.RENAME_EXCHANGE:
                     self._refuse_name(new_name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ class Xattrs:
         return [self.dialect.shown(name) for name in kept if not self.dialect.is_mark(name)]
 
     def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
-        stored = self._stored(name)
+        stored = self._stored(inode, name)
         if flags:
             self._check(inode, stored, flags)
         self.copy_up(inode)
@@ -60,7 +61,7 @@ class Xattrs:
             raise failed(errno.ENODATA, stored)
 
     def remove(self, inode: Inode, name: bytes) -> None:
-        stored = self._stored(name)
+        stored = self._stored(inode, name)
         with self.tree:
             inode.location.getxattr(stored)
         self.copy_up(inode)
@@ -68,11 +69,13 @@ class Xattrs:
             inode.location.removexattr(stored)
             self._note_acl(inode, name)
 
-    def _stored(self, name: bytes) -> bytes:
+    def _stored(self, inode: Inode, name: bytes) -> bytes:
+        """The name under which it is kept, if it may be changed: files and directories alone have user attributes."""
         if self.stack.upper is None:
             raise failed(errno.EROFS)
         stored = self.dialect.stored(name)
-        if self.dialect.is_mark(stored):
+        foreign = name.startswith(b"user.") and inode.kind not in (stat.S_IFREG, stat.S_IFDIR)
+        if foreign or self.dialect.is_mark(stored):
             raise failed(errno.EPERM, name)
         return stored
 
