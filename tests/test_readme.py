@@ -1,0 +1,97 @@
+"""The README and the pages for users: their blocks run, their links lead somewhere, their messages are ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unionfs.linux import fusedev
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+MOUNTING = ROOT / "docs" / "mounting.md"
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
+
+needs_mount = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access(fusedev.DEVICE, os.R_OK | os.W_OK), reason="needs root and access to /dev/fuse"
+)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block that is marked with one."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def bash(script: str, place: Path) -> str:
+    """What a script says, in a bash whose command `unionfs` is this checkout's. It must not fail."""
+    (place / "bin").mkdir(exist_ok=True)
+    command = place / "bin" / "unionfs"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -P -m unionfs "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def python(script: str, place: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+@needs_mount
+def test_the_readme_runs(tmp_path: Path) -> None:
+    """One block after the other in one directory, as a reader would type them."""
+    (_, by_hand), (_, in_process), (_, mounted) = blocks(README)
+    said = bash(by_hand, tmp_path)
+    assert (tmp_path / "upper" / "greeting").read_text() == "hello\nworld\n"
+    assert (tmp_path / "lower" / "greeting").read_text() == "hello\n"
+    assert (tmp_path / "upper" / ".wh.passwd").exists()
+    assert "C /greeting" in said and "D /passwd" in said
+    (tmp_path / "upper" / ".wh.passwd").unlink()
+    said = python(in_process, tmp_path)
+    assert "'greeting'" in said and "b'hello\\nworld\\n'" in said and said.endswith("12\n")
+    assert (tmp_path / "upper" / ".wh.greeting").exists()
+    assert python(mounted, tmp_path) == "[]\n"
+
+
+@needs_mount
+@pytest.mark.parametrize("number", range(len([block for block in blocks(MOUNTING) if block[0] == "shell"])))
+def test_the_page_about_mounting_runs(tmp_path: Path, number: int) -> None:
+    script = [text for language, text in blocks(MOUNTING) if language == "shell"][number]
+    if "unshare" in script and subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    bash(script, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("script", ["demos/quickstart", "tests/run"])
+def test_the_two_commands_are_there(script: str) -> None:
+    assert f"./{script}" in README.read_text(encoding="utf-8")
+    assert os.access(ROOT / script, os.X_OK)
+
+
+def test_the_messages_are_ours() -> None:
+    """Each message of docs/errors.md stands in the source."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "unionfs").rglob("*.py"))
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| message .*?\n\n", page, re.DOTALL | re.MULTILINE)
+    messages = [cell for table in tables for cell in re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)[2:]]
+    assert len(messages) > 20
+    missing = [part for message in messages for part in message.split("; ") if part not in sources]
+    assert missing == []
