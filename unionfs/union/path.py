@@ -37,6 +37,8 @@ def parent_of(operations: Operations, path: bytes) -> Iterator[tuple[Inode, byte
     if not name:
         raise failed(errno.EBUSY, path)
     with at(operations, b"/".join(above)) as parent:
+        if not parent.is_dir:
+            raise failed(errno.ENOTDIR, path)
         yield parent, name
 
 

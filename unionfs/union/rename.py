@@ -89,18 +89,18 @@ class Renaming:
 
     def _refuse(self, old: Dentry, parent: DirInode, new: Dentry | None, exchange: bool) -> None:
         """Raise what cannot be done at all, before anything is copied up for it."""
-        self._refuse_loop(old, parent)
-        if new is not None and exchange:
-            self._refuse_loop(new, old.parent)
-        elif new is not None:
-            self._refuse_replacing(old, new)
+        self._refuse_loop(old, parent, errno.EINVAL)
+        if new is not None:
+            self._refuse_loop(new, old.parent, errno.EINVAL if exchange else errno.ENOTEMPTY)
+            if not exchange:
+                self._refuse_replacing(old, new)
 
-    def _refuse_loop(self, dentry: Dentry, parent: DirInode) -> None:
-        """A directory cannot become its own ancestor."""
+    def _refuse_loop(self, dentry: Dentry, parent: DirInode, number: int) -> None:
+        """A directory cannot become its own ancestor, nor give way to what lies in it."""
         inode: Inode | None = parent
         while inode is not None:
             if inode is dentry.inode:
-                raise failed(errno.EINVAL, dentry.name)
+                raise failed(number, dentry.name)
             inode = inode.dentry.parent if inode.dentry is not None else None
 
     def _refuse_replacing(self, old: Dentry, replaced: Dentry) -> None:
