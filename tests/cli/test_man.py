@@ -74,10 +74,15 @@ def test_every_option_and_no_other(name: str) -> None:
 
 
 def in_synopsis(line: str) -> set[str]:
-    """`Fl fd` is -f and -d, `Fl -json | -other` two long options."""
-    flags = re.findall(r"Fl ((?:-[a-z-]+|[a-z]+|[|] )+(?:[|] -[a-z-]+ ?)*)", line)
-    words = [word for found in flags for word in found.replace("|", " ").split()]
-    return {f"-{part}" for word in words for part in ([word] if word.startswith("-") else word)}
+    """`Fl fd` is -f and -d, `Fl -json | -other` two long options; a capital ends them."""
+    found: list[str] = []
+    after = False
+    for word in line.split():
+        if after and re.fullmatch("-?[a-z-]+", word):
+            found += [word] if word.startswith("-") else word
+        elif word != "|":
+            after = word.lstrip(".") == "Fl"
+    return {f"-{word}" for word in found}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import select
 import shutil
@@ -17,6 +16,7 @@ import pytest
 from tests.cli.running import COMMAND, ROOT, Stage, needs_mount, run, stage, unionfs
 from unionfs import events
 from unionfs.cli import mount as mount_module
+from unionfs.cli.doctor import FUSEPY
 from unionfs.fuse.options import SYSLOG, escape
 from unionfs.linux import mounts
 
@@ -39,13 +39,17 @@ def wait_for_end(process: int) -> None:
     os.close(descriptor)
 
 
+def need_engine(engine: str) -> None:
+    if engine == "fusepy" and FUSEPY:
+        pytest.skip(f"needs fusepy: {FUSEPY}")
+
+
 # --- it works
 
 
 @pytest.mark.parametrize("engine", ["native", "fusepy", "auto"])
 def test_mount_write_umount(stage: Stage, engine: str) -> None:
-    if engine == "fusepy" and importlib.util.find_spec("fuse") is None:
-        pytest.skip("needs the Python package fusepy")
+    need_engine(engine)
     assert stage.mount("", "--engine", engine) == (0, "", "")
     assert (stage.merged / "file").read_text() == "lower\n"
     (stage.merged / "file").write_text("changed\n")
@@ -238,16 +242,18 @@ class Foreground:
         return self.process.returncode, out, err
 
 
-@pytest.fixture
-def foreground(stage: Stage) -> Iterator[Foreground]:
-    process = Foreground(stage, "-f")
+@pytest.fixture(params=["native", "fusepy"])
+def foreground(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Foreground]:
+    need_engine(request.param)
+    process = Foreground(stage, "-f", "--engine", request.param)
     yield process
     process.process.kill()
+    process.end()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it(stage: Stage, foreground: Foreground, number: int) -> None:
-    assert foreground.first.decode() == f"unionfs: mounted on {stage.merged.resolve()} by mount(2)\n"
+    assert foreground.first.startswith(f"unionfs: mounted on {stage.merged.resolve()} by ".encode())
     assert os.listdir(stage.merged) == ["file"]
     foreground.process.send_signal(number)
     assert foreground.end() == (0, b"", b"")
@@ -267,9 +273,11 @@ def test_debug_shows_the_requests(stage: Stage) -> None:
     assert status == 0 and b"file" in told and b"READ" in told.upper()
 
 
+@pytest.mark.parametrize("engine", ["native", "fusepy"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_daemon(stage: Stage, number: int) -> None:
-    stage.mount()
+def test_a_signal_ends_the_daemon(stage: Stage, number: int, engine: str) -> None:
+    need_engine(engine)
+    stage.mount("", "--engine", engine)
     (stage.merged / "new").write_text("new")
     daemon = daemon_of(stage)
     os.kill(daemon, number)
