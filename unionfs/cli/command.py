@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -30,11 +31,20 @@ class Command(NamedTuple):
     usage_status: int = UsageError.exit_status
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Asked for the width itself, argparse imports shutil for each parser: a tenth of the time that a start takes."""
+    try:
+        columns = os.get_terminal_size(1).columns
+    except OSError:
+        columns = 0
+    return argparse.RawDescriptionHelpFormatter(prog, width=min(columns or 80, 120) - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, with our words for what is wrong: raises UsageError, and never prints the whole usage for it."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise self._wrong(message, "")
@@ -62,7 +72,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(name: str, command: Command) -> Parser:
-    parser = Parser(prog=f"unionfs {name}", description=command.description, epilog=command.epilog)
+    description = textwrap.fill(command.description, 88)
+    parser = Parser(prog=f"unionfs {name}", description=description, epilog=command.epilog)
     command.arguments(parser)
     return parser
 

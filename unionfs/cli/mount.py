@@ -32,7 +32,7 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   workdir=W          an empty directory on the filesystem of U
   dialect=aufs       how deletions are written: aufs (.wh.NAME), or overlay as the kernel's overlayfs
   userxattr          keep the bookkeeping in user.* attributes: no privileges needed
-  volatile           leave out fsync: quicker, and lost when the machine goes down
+  volatile           leave syncs out: quicker; the upper is not to be trusted after a crash of the machine
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source
