@@ -93,7 +93,7 @@ def _direct() -> Check:
     fault = _fault_of(_mount_directly, lambda point: mounts.unmount(point, mounts.MNT_DETACH))
     mend = ""
     if fault and os.access(fusedev.DEVICE, os.W_OK) and "user" in _namespaces_here():
-        mend = "unshare -Urm   (a shell in which you may mount)"
+        mend = "unshare -Urm"
     return Check("mount(2)", not fault, fault or "works", "mounts by root, or in a user namespace", mend)
 
 
