@@ -143,9 +143,10 @@ class Union:
             self.operations.setattr(inode, mode=mode)
 
     def chown(self, path: Name, uid: int, gid: int) -> None:
-        """lchown(2); -1 leaves an id as it is."""
+        """lchown(2); -1 leaves an id as it is. Setuid bits go, even when both stay."""
+        owner, group = (None if number == -1 else number for number in (uid, gid))
         with self._at(path) as inode:
-            self.operations.setattr(inode, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid)
+            self.operations.setattr(inode, uid=owner, gid=group, kill_priv=owner is None is group)
 
     def utime(self, path: Name, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Times in nanoseconds; None leaves one as it is, unionfs.linux.files.UTIME_NOW takes the clock's."""
