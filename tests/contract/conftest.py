@@ -35,11 +35,6 @@ SUBJECTS = [
 ]  # fmt: skip
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "subjects(*kinds, dialect): what a contract test is about; see tests/contract")
-    config.addinivalue_line("markers", "differs(**reasons): where a contract test must fail, and why")
-
-
 def kinds_of(words: Sequence[str]) -> set[str]:
     return set().union(*(GROUPS.get(word, {word}) for word in words or ("all",)))
 
