@@ -42,7 +42,7 @@ def test_every_command_has_help(name: str) -> None:
     result = unionfs(name, "--help")
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"usage: unionfs {name}")
-    assert main_module.load(name).description in " ".join(result.out.split())
+    assert " ".join(main_module.load(name).description.split()) in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,10 @@ def test_failures_of_system_calls(error: OSError | UnionfsError, text: str) -> N
     assert str(told(error)) == text
 
 
-def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, EOFError])
+def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]) -> None:
     def interrupt(_name: str) -> Command:
-        raise KeyboardInterrupt
+        raise failure
 
     monkeypatch.setattr(main_module, "load", interrupt)
     assert main(["doctor"]) == 130

@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes standard output once more
         return READER_GONE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # the second: the end of input, where a question was asked
         return INTERRUPTED
     except (UnionfsError, OSError) as error:
         failure = told(error)
