@@ -209,7 +209,7 @@ class Operations:
     ) -> Attributes:  # fmt: skip
         """Change what is not None; a time may be files.UTIME_NOW. `kill_priv`: setuid and setgid bits go."""
         change = Change(mode, uid, gid, size, atime_ns, mtime_ns, kill_priv)
-        change.refuse(inode)
+        change.refuse(inode, handle)
         if self._copy_up(inode, keep=size) and mtime_ns is None:
             change = change._replace(mtime_ns=files.UTIME_NOW)
         with self._tree:

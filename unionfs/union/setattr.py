@@ -11,6 +11,7 @@ import stat
 from typing import NamedTuple
 
 from unionfs.errors import failed
+from unionfs.union.handle import FileHandle
 from unionfs.union.inode import DirInode, Inode
 
 
@@ -25,8 +26,10 @@ class Change(NamedTuple):
     mtime_ns: int | None = None
     kill_priv: bool = False
 
-    def refuse(self, inode: Inode) -> None:
-        """Raise what cannot be done at all, before anything is copied up for it."""
+    def refuse(self, inode: Inode, handle: FileHandle | None) -> None:
+        """Raise what cannot be done at all, before anything is copied up, and cut, for it."""
+        if self.size is not None and handle is not None and handle.flags & os.O_ACCMODE == os.O_RDONLY:
+            raise failed(errno.EINVAL)
         if self.size is not None and inode.kind != stat.S_IFREG:
             raise failed(errno.EISDIR if inode.is_dir else errno.EINVAL)
         if self.size is not None and self.size < 0:
