@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from unionfs.layer import whiteout
-from unionfs.layer.layer import Directory, Layer
+from unionfs.layer.layer import Directory, Layer, Location
 from unionfs.layer.stack import Stack
+from unionfs.union.identity import Origins
 
 GIVES, MERGES, HIDDEN, NOTHING = "gives", "merges", "hidden", "nothing"
 WHITEOUT, OPAQUE, REDIRECT, FILE = "whiteout", "opaque", "redirect", "file"
@@ -34,6 +35,8 @@ class Finding(NamedTuple):
     mode: int = 0
     by: Finding | None = None
     to: bytes = b""
+    location: Location | None = None
+    """The object itself, where it is no directory."""
 
 
 def explain(stack: Stack, path: bytes) -> list[Finding]:
@@ -47,6 +50,24 @@ def explain(stack: Stack, path: bytes) -> list[Finding]:
 def given(findings: Iterable[Finding]) -> Finding | None:
     """The finding that gives the object; None: the merged tree has no such path."""
     return next((finding for finding in findings if finding.says == GIVES), None)
+
+
+def copied_link(stack: Stack, lower: Finding, work: bytes) -> bytes | None:
+    """The index entry of a lower file that was copied up under another of its names, if it was (see `hardlinks.py`).
+
+    `work` is the work directory of the stack's upper, which is its layer 0.
+    """
+    location = lower.location
+    if location is None or lower.layer.index == 0:
+        return None
+    st = location.stat()
+    if st.st_nlink < 2:
+        return None
+    if isinstance(stack.dialect, whiteout.Overlay):
+        entry = os.path.join(work, b"index", Origins(stack).kernel_form(location).hex().encode())
+    else:
+        entry = os.path.join(work, b"links", b"%d-%d" % (lower.layer.number, st.st_ino))
+    return entry if os.path.lexists(entry) else None
 
 
 class _Place:
@@ -96,7 +117,7 @@ class _Search:
                 continue
             where = os.path.join(parent.path, name)
             if not stat.S_ISDIR(answer.st_mode):
-                file = self._file(place, answer.st_mode, where, at_end)
+                file = self._file(place, answer.st_mode, Location(parent, name), at_end)
                 cut = cut or file
                 continue
             place.directory = parent.child(name)
@@ -121,8 +142,10 @@ class _Search:
 
     # What is noted
 
-    def _note(self, place: _Place, says: str, where: bytes, mode: int = 0, to: bytes = b"") -> Finding:
-        self.findings.append(Finding(place.layer, says, where, mode, place.cut, to))
+    def _note(
+        self, place: _Place, says: str, where: bytes, mode: int = 0, to: bytes = b"", location: Location | None = None
+    ) -> Finding:
+        self.findings.append(Finding(place.layer, says, where, mode, place.cut, to, location))
         return self.findings[-1]
 
     def _nothing(self, place: _Place) -> None:
@@ -141,11 +164,11 @@ class _Search:
         says = HIDDEN if place.cut is not None else MERGES if given(self.findings) else GIVES
         self._note(place, says, where, mode)
 
-    def _file(self, place: _Place, mode: int, where: bytes, at_end: bool) -> Finding | None:
+    def _file(self, place: _Place, mode: int, location: Location, at_end: bool) -> Finding | None:
         """A non-directory ends the search: it is what was looked for, or hidden by a directory above, or in the way."""
-        top = given(self.findings)
+        top, where = given(self.findings), location.path
         if at_end:
             place.cut = place.cut or top
-            found = self._note(place, HIDDEN if place.cut is not None else GIVES, where, mode)
+            found = self._note(place, HIDDEN if place.cut is not None else GIVES, where, mode, location=location)
             return found if top is None else top
         return self._note(place, FILE, where, mode) if place.cut is None else None
