@@ -46,6 +46,8 @@ class Node:
         self.target = b""
         self.entries: dict[bytes, Node] = {}
         self.parent = self
+        self.without_name = False
+        """Made without a name (O_TMPFILE), so that it may be given one."""
 
     @property
     def kind(self) -> int:
@@ -354,7 +356,9 @@ class Model:
         directory = self.node(path, follow=True)
         if not directory.is_dir:
             fail(errno.ENOTDIR, path)
-        return File(self._new(directory, stat.S_IFREG | mode & 0o7777), flags)
+        made = self._new(directory, stat.S_IFREG | mode & 0o7777)
+        made.without_name = True
+        return File(made, flags)
 
     def link_file(self, file: File, path: Path) -> None:
         """linkat(2) of an open file: of one that was made by tmpfile, or of one that still has a name."""

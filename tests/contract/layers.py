@@ -229,7 +229,7 @@ def marks(root: Path, dialect: str) -> Iterator[tuple[str, str]]:
             if dialect == "overlay" and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
                 yield path, "whiteout"
                 continue
-            yield path, _KINDS[stat.S_IFMT(found.st_mode)]
+            yield path, KINDS[stat.S_IFMT(found.st_mode)]
             if dialect == "overlay" and stat.S_ISDIR(found.st_mode):
                 for mark in ("opaque", "redirect"):
                     if (value := xattr(place, f"trusted.overlay.{mark}")) is not None:
@@ -252,7 +252,7 @@ def xattr(place: Path, name: str) -> bytes | None:
         return None
 
 
-_KINDS = {
+KINDS = {
     stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket", stat.S_IFCHR: "chr", stat.S_IFBLK: "blk",
 }  # fmt: skip

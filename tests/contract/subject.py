@@ -407,7 +407,12 @@ class Kernel(Mounted):
         if self.upper is not None:
             options += f",upperdir={self.upper},workdir={self.work}"
         command = ["mount", "-t", "overlay", "overlay", "-o", options, str(self.point)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        for attempt in range(100):
+            result = subprocess.run(command, capture_output=True, text=True)
+            if not result.returncode or "already mounted" not in result.stderr:
+                break
+            # Another process's new mount namespace still holds what was unmounted here, and so the upper.
+            time.sleep(0.1 if attempt else 0.01)
         if result.returncode:
             raise OSError(errno.EINVAL, f"{' '.join(command)}: {result.stderr.strip()}")
         self.is_mounted = True

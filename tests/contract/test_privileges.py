@@ -1,4 +1,4 @@
-"""Who may do what, and which privileges a change takes from a file. Mounts ask the kernel; chown(2) concerns the core."""
+"""Who may do what, and which privileges a change takes from a file. In a mount the kernel asks and decides."""
 
 from __future__ import annotations
 

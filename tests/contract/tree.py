@@ -31,6 +31,9 @@ class Record(NamedTuple):
     xattrs: tuple[tuple[bytes, bytes], ...]
     time: int
 
+    def without_attributes(self, prefix: bytes) -> Record:
+        return self._replace(xattrs=tuple(pair for pair in self.xattrs if not pair[0].startswith(prefix)))
+
 
 def moment(nanoseconds: int) -> int:
     return NOW if nanoseconds > EARLIEST else nanoseconds

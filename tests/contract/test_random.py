@@ -1,0 +1,55 @@
+"""Random sequences of operations, compared with the model and, in the overlay dialect, with the kernel's overlayfs.
+
+A short run in every test run; `UNIONFS_EXAMPLES=5000 ./tests/run --long tests/contract/test_random.py` for a long one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.contract.conftest import require
+from tests.contract.machine import machine
+from tests.contract.world import World
+
+TOGETHER = {
+    "core-aufs": ([("core", "aufs")], 60),
+    "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 60),
+    "native-aufs": ([("native", "aufs")], 12),
+    "native-overlay": ([("native", "overlay")], 12),
+    "fusepy-aufs": ([("fusepy", "aufs")], 8),
+    "fusepy-overlay": ([("fusepy", "overlay")], 8),
+}
+"""The subjects of a run, and the number of its examples in a short one."""
+LONG = int(os.environ.get("UNIONFS_EXAMPLES", "2000"))
+
+
+def run(name: str, mounter, examples: int) -> None:
+    kinds = TOGETHER[name][0]
+    for kind, _ in kinds:
+        require(kind)
+    before = World.operations
+    run_state_machine_as_test(
+        machine("Random", kinds, mounter),
+        settings=settings(
+            max_examples=examples, stateful_step_count=40, deadline=None, database=None, print_blob=True,
+            suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
+        ),
+    )  # fmt: skip
+    print(f"{name}: {World.operations - before} operations in {examples} sequences")
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_random_operations(name, mounter):
+    run(name, mounter, TOGETHER[name][1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", TOGETHER)
+def test_many_random_operations(name, mounter):
+    share = TOGETHER[name][1] / TOGETHER["core-aufs"][1]
+    run(name, mounter, max(1, int(LONG * share)))
