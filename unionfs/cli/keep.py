@@ -68,12 +68,11 @@ def _is_topmost_lower(target: Target, to: bytes) -> bool:
 
 
 def _apply_to_lower(target: Target, dry_run: bool) -> None:
-    lower = shown(target.lower[0])
     changes = _changes(target, check=True)
     if dry_run:
         show_changes(changes)
         return
-    _refuse_other_mounts(target, target.lower[0])
+    _refuse_other_mounts(target)
     if not changes and not _is_begun(target):
         print(f"nothing to apply: {shown(target.upper or b'')} changes nothing")
         return
@@ -89,7 +88,7 @@ def _apply_to_lower(target: Target, dry_run: bool) -> None:
             events.warning(f"interrupted; run it again, it goes on from there: unionfs apply {shown(held.layer.path)}")
             raise
     what = "finished what was interrupted" if is_resumed else f"applied {_counted(changes)}"
-    print(f"{what}, to {lower}; {shown(held.layer.path)} is empty")
+    print(f"{what}, to {shown(target.lower[0])}; {shown(held.layer.path)} is empty")
     if note:
         print(note)
 
@@ -120,16 +119,15 @@ def _note_of_root(stack: Stack) -> str:
 
 
 def _refuse_place(target: Target, to: bytes) -> None:
-    name = shown(to)
+    name, hint = shown(to), "name a new directory, or an empty one"
     if os.path.lexists(to):
         if not os.path.isdir(to):
-            raise UnionfsError(name, "not a directory", "name a new directory, or an empty one")
+            raise UnionfsError(name, "not a directory", hint)
         if os.listdir(to):
-            raise UnionfsError(
-                name, "is not empty, and no layer of this union", "name a new directory, or an empty one"
-            )
+            raise UnionfsError(name, "is not empty, and no layer of this union", hint)
     elif not os.path.isdir(os.path.dirname(to)):
-        raise UnionfsError(name, f"there is no directory {shown(os.path.dirname(to))}", "create it first: mkdir -p")
+        parent = shown(os.path.dirname(to))
+        raise UnionfsError(name, f"there is no directory {parent}", f"create it first: mkdir -p {parent}")
     ours = [*target.layers, *(place for place in (target.work, target.mountpoint) if place is not None)]
     for place in ours:
         if (to + b"/").startswith(place.rstrip(b"/") + b"/"):
@@ -177,6 +175,9 @@ def _discard(arguments: argparse.Namespace) -> int:
     target = find(arguments.place)
     upper, _ = needs_upper(target)
     count = _count(target)
+    if not os.listdir(upper):
+        print(f"nothing to discard: {shown(upper)} is empty")
+        return 0
     if not arguments.yes and not _agrees(f"Discard {count} in {shown(upper)}?"):
         print("nothing was discarded")
         return 1
@@ -213,7 +214,7 @@ def _held(target: Target) -> Iterator[HeldUpper]:
         fuse_mount.unmount(target.mountpoint)
         print(f"unmounted {shown(target.mountpoint)}")
     else:
-        _refuse_other_mounts(target, upper)
+        _refuse_mounted(upper)
     held = HeldUpper(upper, work)
     try:
         yield held
@@ -221,12 +222,23 @@ def _held(target: Target) -> Iterator[HeldUpper]:
         held.close()
 
 
-def _refuse_other_mounts(target: Target, layer: bytes) -> None:
-    for point in users_of(layer):
+def _refuse_mounted(upper: bytes) -> None:
+    """Raises UnionfsError when an upper was named whose union is mounted."""
+    for point in users_of(upper):
+        why = f"is in use: mounted on {shown(point)}"
+        raise UnionfsError(f"upperdir {shown(upper)}", why, "name that place instead")
+
+
+def _refuse_other_mounts(target: Target) -> None:
+    """Raises UnionfsError when the lower layer that is to be written to is a layer of another union too."""
+    upper, _ = needs_upper(target)
+    if target.mountpoint is None:
+        _refuse_mounted(upper)
+    for point in users_of(target.lower[0]):
         if point != target.mountpoint:
             name = shown(point)
-            hint = f"name that place instead, or unmount it: unionfs umount {name}"
-            raise UnionfsError(shown(layer), f"is a layer of what is mounted on {name}", hint)
+            why, hint = f"is a layer of another union too, mounted on {name}", f"unmount that first: umount {name}"
+            raise UnionfsError(f"lowerdir {shown(target.lower[0])}", why, hint)
 
 
 def _unfinished(held: HeldUpper, where: bytes) -> UnionfsError:

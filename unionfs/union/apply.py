@@ -24,7 +24,7 @@ import stat
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory, Layer, Location
 from unionfs.layer.stack import Stack
-from unionfs.layer.whiteout import WHITEOUT, Overlay
+from unionfs.layer.whiteout import WHITEOUT, Dialect, Overlay
 from unionfs.union.below import NOWHERE, Below, Place
 from unionfs.union.inode import Inodes
 from unionfs.union.lookup import find
@@ -94,20 +94,35 @@ def apply(held: HeldUpper, lower: Stack) -> None:
     elif begun != own.path:
         why = f"its apply to {os.fsdecode(begun)} was interrupted"
         raise UnionfsError(f"upperdir {shown}", why, "finish that one first, with the layers of that time")
-    held.begin(own.path)
+    staging = _begin(held, own, stack.dialect)
     try:
-        _apply(held, stack)
+        _apply(held, Below(stack), staging)
     except OSError as error:
-        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else shown
         raise UnionfsError(
-            f"the apply stopped half way, at {name}",
+            f"the apply stopped half way, at {os.fsdecode(staging.last)}",
             (error.strerror or str(error)).lower(),
             f"mend that and run it again, it goes on from there: unionfs apply {shown}",
         ) from error
 
 
-def _apply(held: HeldUpper, stack: Stack) -> None:
-    below, staging = Below(stack), Staging(stack.layers[1], stack.dialect)
+def _begin(held: HeldUpper, target: Layer, dialect: Dialect) -> Staging:
+    """Make room in the target, and note that an apply is under way."""
+    try:
+        staging = Staging(target, dialect)
+    except OSError as error:
+        why = f"cannot be written: {(error.strerror or str(error)).lower()}"
+        raise UnionfsError(f"lowerdir {os.fsdecode(target.path)}", why, "nothing was changed") from error
+    try:
+        held.begin(target.path)
+    except OSError as error:
+        staging.remove()
+        why = f"cannot be written: {(error.strerror or str(error)).lower()}"
+        raise UnionfsError(f"workdir {os.fsdecode(held.work.layer.path)}", why, "nothing was changed") from error
+    return staging
+
+
+def _apply(held: HeldUpper, below: Below, staging: Staging) -> None:
+    stack = below.stack
     renamed = find_renamed(stack.dialect, held.layer.root)
     if not staging.is_done(b"all"):
         if not staging.is_done(b"relink"):

@@ -30,6 +30,7 @@ class Staging:
     def __init__(self, target: Layer, dialect: Dialect) -> None:
         self.target = target
         self.dialect = dialect
+        self._last: tuple[Directory, bytes] = (target.root, b"")
         with suppress(FileExistsError):
             target.root.mkdir(STAGING, 0o700)
         fd = os.open(STAGING, _OPEN_FLAGS, dir_fd=target.root.fd)
@@ -61,8 +62,14 @@ class Staging:
 
     # Putting things in place
 
+    @property
+    def last(self) -> bytes:
+        """The path of what was last worked on, for people."""
+        return os.path.join(self._last[0].path, self._last[1])
+
     def put(self, directory: Directory, aside: bytes, place: Directory, name: bytes) -> None:
         """Give a finished object its name in the target, whatever is there now."""
+        self._last = (place, name)
         there = place.stat(name)
         is_dir = stat.S_ISDIR(Location(directory, aside).stat().st_mode)
         if there is not None and (is_dir or stat.S_ISDIR(there.st_mode)):
@@ -72,6 +79,7 @@ class Staging:
 
     def copy(self, source: Location, st: os.stat_result, place: Directory, name: bytes) -> None:
         """Put a copy of an object, no directory, into the target. Upper objects with several names stay one object."""
+        self._last = (place, name)
         aside = self.work.temporary_name()
         if st.st_nlink > 1:
             shared = self._shared(source, st)
@@ -98,6 +106,7 @@ class Staging:
 
     def delete(self, place: Directory, name: bytes) -> None:
         """Take an object of the target away, with all below it."""
+        self._last = (place, name)
         there = place.stat(name)
         if there is not None and stat.S_ISDIR(there.st_mode):
             self.work.retire(place, name)

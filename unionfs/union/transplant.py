@@ -75,8 +75,8 @@ def copy_attributes(source: Location, st: os.stat_result, copy: Location, transl
 def _chown(copy: Location, st: os.stat_result) -> None:
     try:
         copy.chown(st.st_uid, st.st_gid)
-    except PermissionError:
-        if os.geteuid() == 0:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
             raise
         events.warning(f"{os.fsdecode(copy.path)} belonged to user {st.st_uid}: no right to give it to them")
 
