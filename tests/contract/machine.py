@@ -23,7 +23,9 @@ NAMES = "abcd"
 DEEPEST = 4
 SECOND = 1_000_000_000
 
-spots = st.tuples(st.integers(0, 30), st.sampled_from(["", "", "", *NAMES]))
+spots = st.tuples(st.integers(0, 60), st.sampled_from(NAMES), st.integers(0, 9))
+"""Where: which of the objects that are there, a name, and one in ten is to be a place that makes no sense."""
+Spot = tuple[int, str, int]
 modes = st.sampled_from([0o600, 0o644, 0o755, 0o4711, 0o2755, 0o6777, 0o1777, 0o400, 0])
 ids = st.sampled_from([-1, 0, 1, 1000])
 contents = st.sampled_from([b"", b"x", b"text", b"y" * 4096, b"longer " * 1000])
@@ -45,7 +47,11 @@ objects = st.one_of(
     st.tuples(contents, modes, owners, owners, some_xattrs, sizes, sizes).map(lambda drawn: layers.File(*drawn)),
     st.tuples(contents, modes).map(lambda drawn: layers.File(*drawn)),
     st.tuples(
-        st.sampled_from([0o755, 0o700, 0o2775, 0o1777]), owners, owners, st.booleans(), some_xattrs,
+        st.sampled_from([0o755, 0o700, 0o2775, 0o1777]),
+        owners,
+        owners,
+        st.booleans(),
+        some_xattrs,
     ).map(lambda drawn: layers.Dir(*drawn)),
     paths.map(lambda target: layers.Symlink(target)),
     st.sampled_from([layers.Special(stat.S_IFIFO | 0o600), layers.Special(stat.S_IFSOCK | 0o644)]),
@@ -118,6 +124,9 @@ def _node(model: Model, path: str) -> Node | None:
 # --- operations
 
 
+DIR, FILE, SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
+
+
 class Machine(RuleBasedStateMachine):
     kinds: ClassVar[Kinds]
     mounter: ClassVar[Mounter]
@@ -146,11 +155,24 @@ class Machine(RuleBasedStateMachine):
 
     # Choosing
 
-    def path(self, spot: tuple[int, str]) -> str:
-        known = ["", *(path for path, _ in self.world.model.paths())]
-        base = known[spot[0] % len(known)]
-        path = f"{base}/{spot[1]}".strip("/") if spot[1] else base
-        return path if path and path.count("/") < DEEPEST else spot[1] or NAMES[0]
+    def old(self, spot: Spot, *kinds: int) -> str:
+        """A path that is there, mostly of one of the given types."""
+        number, name, odd = spot
+        known = list(self.world.model.paths())
+        fitting = [path for path, node in known if not kinds or node.kind in kinds]
+        if odd == 9 or not fitting:
+            fitting = [path for path, _ in known] + [f"{path}/{name}" for path, _ in known] or [name]
+        return fitting[number % len(fitting)]
+
+    def new(self, spot: Spot) -> str:
+        """A path that is mostly not there, in a directory that is."""
+        number, name, odd = spot
+        model = self.world.model
+        folders = [("", model.root), *((path, node) for path, node in model.paths() if node.is_dir)]
+        folders = [(path, node) for path, node in folders if path.count("/") < DEEPEST - 1]
+        places = [(path, other, node) for path, node in folders for other in NAMES]
+        free = [f"{path}/{other}".strip("/") for path, other, node in places if other.encode() not in node.entries]
+        return free[number % len(free)] if odd < 9 and free else self.old((number, name, 9))
 
     def file(self, number: int) -> Opened:
         return self.world.open[number % len(self.world.open)]
@@ -165,69 +187,81 @@ class Machine(RuleBasedStateMachine):
     # Names
 
     @rule(spot=spots, mode=modes)
-    def mkdir(self, spot: Any, mode: int) -> None:
-        self.apply("mkdir", self.path(spot), mode & 0o1777)
+    def mkdir(self, spot: Spot, mode: int) -> None:
+        self.apply("mkdir", self.new(spot), mode & 0o1777)
 
     @rule(spot=spots, mode=modes)
-    def mknod(self, spot: Any, mode: int) -> None:
-        self.apply("mknod", self.path(spot), stat.S_IFIFO | mode & 0o777)
+    def mknod(self, spot: Spot, mode: int) -> None:
+        self.apply("mknod", self.new(spot), stat.S_IFIFO | mode & 0o777)
 
     @rule(spot=spots, to=paths)
-    def symlink(self, spot: Any, to: str) -> None:
-        self.apply("symlink", to, self.path(spot))
+    def symlink(self, spot: Spot, to: str) -> None:
+        self.apply("symlink", to, self.new(spot))
 
     @rule(source=spots, spot=spots)
-    def link(self, source: Any, spot: Any) -> None:
-        self.apply("link", self.path(source), self.path(spot))
+    def link(self, source: Spot, spot: Spot) -> None:
+        self.apply("link", self.old(source, FILE, SYMLINK, stat.S_IFIFO), self.new(spot))
 
     @rule(spot=spots)
-    def unlink(self, spot: Any) -> None:
-        self.apply("unlink", self.path(spot))
+    def unlink(self, spot: Spot) -> None:
+        self.apply("unlink", self.old(spot, FILE, SYMLINK, stat.S_IFIFO, stat.S_IFSOCK))
 
     @rule(spot=spots)
-    def rmdir(self, spot: Any) -> None:
-        self.apply("rmdir", self.path(spot))
+    def rmdir(self, spot: Spot) -> None:
+        self.apply("rmdir", self.old(spot, DIR))
 
     @rule(spot=spots)
-    def remove_tree(self, spot: Any) -> None:
+    def remove_tree(self, spot: Spot) -> None:
         """What rm -rf does, name by name: directories become empty by whiteouts, and go."""
-        path = self.path(spot)
+        path = self.old(spot, DIR)
         below = [(name, node.is_dir) for name, node in self.world.model.paths() if (name + "/").startswith(path + "/")]
         for name, is_dir in reversed(below):
             self.apply("rmdir" if is_dir else "unlink", name)
 
-    @rule(source=spots, spot=spots, flags=st.sampled_from([0, 0, 0, NOREPLACE, EXCHANGE]))
-    def rename(self, source: Any, spot: Any, flags: int) -> None:
-        self.apply("rename", self.path(source), self.path(spot), 0 if self.fusepy else flags)
+    @rule(source=spots, spot=spots, flags=st.sampled_from([0, 0, NOREPLACE]))
+    def rename(self, source: Spot, spot: Spot, flags: int) -> None:
+        self.apply("rename", self.old(source), self.new(spot), 0 if self.fusepy else flags)
+
+    @rule(source=spots, spot=spots)
+    def rename_directory(self, source: Spot, spot: Spot) -> None:
+        self.apply("rename", self.old(source, DIR), self.new(spot))
+
+    @rule(source=spots, spot=spots, flags=st.sampled_from([0, EXCHANGE, EXCHANGE]))
+    def rename_onto(self, source: Spot, spot: Spot, flags: int) -> None:
+        """Onto something that is there; mostly of the same kind, when that is to be replaced."""
+        path, flags = self.old(source), 0 if self.fusepy else flags
+        node = _node(self.world.model, path)
+        kinds = () if flags or node is None else (DIR,) if node.is_dir else (FILE, SYMLINK)
+        self.apply("rename", path, self.old(spot, *kinds), flags)
 
     # Attributes
 
     @rule(spot=spots, mode=modes)
-    def chmod(self, spot: Any, mode: int) -> None:
-        self.apply("chmod", self.path(spot), mode)
+    def chmod(self, spot: Spot, mode: int) -> None:
+        self.apply("chmod", self.old(spot), mode)
 
     @rule(spot=spots, uid=ids, gid=ids)
-    def chown(self, spot: Any, uid: int, gid: int) -> None:
-        self.apply("chown", self.path(spot), uid, gid)
+    def chown(self, spot: Spot, uid: int, gid: int) -> None:
+        self.apply("chown", self.old(spot), uid, gid)
 
     @rule(spot=spots, atime=times, mtime=times)
-    def utime(self, spot: Any, atime: int | None, mtime: int | None) -> None:
+    def utime(self, spot: Spot, atime: int | None, mtime: int | None) -> None:
         """Both times left out, the kernel does not even look at the path (utimensat(2))."""
-        path = self.path(spot)
+        path = self.old(spot)
         if (atime, mtime) != (None, None) and self.apply("utime", path, atime, mtime) is None:
             self.world.check_time(path)
 
     @rule(spot=spots, name=xattrs, value=contents, flags=st.sampled_from([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE]))
-    def setxattr(self, spot: Any, name: bytes, value: bytes, flags: int) -> None:
-        self.apply("setxattr", self.path(spot), name, value[:100], flags)
+    def setxattr(self, spot: Spot, name: bytes, value: bytes, flags: int) -> None:
+        self.apply("setxattr", self.old(spot), name, value[:100], flags)
 
     @rule(spot=spots, name=xattrs)
-    def getxattr(self, spot: Any, name: bytes) -> None:
-        self.apply("getxattr", self.path(spot), name)
+    def getxattr(self, spot: Spot, name: bytes) -> None:
+        self.apply("getxattr", self.old(spot), name)
 
     @rule(spot=spots, name=xattrs)
-    def removexattr(self, spot: Any, name: bytes) -> None:
-        self.apply("removexattr", self.path(spot), name)
+    def removexattr(self, spot: Spot, name: bytes) -> None:
+        self.apply("removexattr", self.old(spot), name)
 
     # Data, by path
 
@@ -240,38 +274,38 @@ class Machine(RuleBasedStateMachine):
             pass
         return node is None or not stat.S_ISFIFO(node.mode)
 
-    @rule(spot=spots, data=contents)
-    def write(self, spot: Any, data: bytes) -> None:
-        path = self.path(spot)
+    @rule(spot=spots, data=contents, number=st.integers(0, 1))
+    def write(self, spot: Spot, data: bytes, number: int) -> None:
+        path = self.new(spot) if number % 2 else self.old(spot, FILE)
         if self._opens_at_once(path):
             self.apply("write_bytes", path, data)
 
     @rule(spot=spots)
-    def read(self, spot: Any) -> None:
-        path = self.path(spot)
+    def read(self, spot: Spot) -> None:
+        path = self.old(spot, FILE, SYMLINK)
         if self._opens_at_once(path):
             self.apply("read_bytes", path)
 
     @rule(spot=spots, size=sizes)
-    def truncate(self, spot: Any, size: int) -> None:
-        self.apply("truncate", self.path(spot), size)
+    def truncate(self, spot: Spot, size: int) -> None:
+        self.apply("truncate", self.old(spot, FILE), size)
 
     @rule(spot=spots)
-    def listdir(self, spot: Any) -> None:
-        path = self.path(spot)
+    def listdir(self, spot: Spot) -> None:
+        path = self.old(spot, DIR)
         if self._opens_at_once(path):
             self.apply("listdir", path)
 
     @rule(spot=spots)
-    def readlink(self, spot: Any) -> None:
-        self.apply("readlink", self.path(spot))
+    def readlink(self, spot: Spot) -> None:
+        self.apply("readlink", self.old(spot, SYMLINK))
 
     # Open files
 
     @precondition(lambda self: len(self.world.open) < 5)
     @rule(spot=spots, flags=openings, mode=modes)
-    def open_file(self, spot: Any, flags: int, mode: int) -> None:
-        path = self.path(spot)
+    def open_file(self, spot: Spot, flags: int, mode: int) -> None:
+        path = self.new(spot) if flags & os.O_CREAT else self.old(spot, FILE)
         node = self.world.model
         try:
             found = node.resolve(path, follow=not flags & (os.O_NOFOLLOW | os.O_EXCL))[2]
@@ -283,16 +317,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.world.open) < 5 and not self.fusepy)
     @rule(spot=spots, mode=modes)
-    def tmpfile(self, spot: Any, mode: int) -> None:
-        self.world.open_file("tmpfile", self.path(spot), os.O_RDWR, mode)
+    def tmpfile(self, spot: Spot, mode: int) -> None:
+        self.world.open_file("tmpfile", self.old(spot, DIR), os.O_RDWR, mode)
 
     @precondition(lambda self: any(not opened.model.node.nlink for opened in self.world.open) and not self.fusepy)
     @rule(spot=spots, number=st.integers(0, 9))
-    def link_file(self, spot: Any, number: int) -> None:
+    def link_file(self, spot: Spot, number: int) -> None:
         """Files made by tmpfile only: what was unlinked gets no name again (ENOENT, which our path API cannot know)."""
         made = [opened for opened in self.world.open if not opened.model.node.nlink and opened.model.node.without_name]
         if made:
-            self.apply("link_file", made[number % len(made)], self.path(spot))
+            self.apply("link_file", made[number % len(made)], self.new(spot))
 
     @precondition(lambda self: self.world.open)
     @rule(number=st.integers(0, 9), data=contents, offset=sizes)
@@ -335,9 +369,7 @@ class Machine(RuleBasedStateMachine):
         self.last_remount = self.steps
         self.world.remount()
 
-    @precondition(
-        lambda self: self.steps > self.last_remount + 5 and not self.world.has_links and self._no_links_now()
-    )
+    @precondition(lambda self: self.steps > self.last_remount + 5 and not self.world.has_links and self._no_links_now())
     @rule()
     def freeze(self) -> None:
         """Hard links are kept by the work directory, which does not become a lower layer."""

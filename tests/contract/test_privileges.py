@@ -177,5 +177,3 @@ def test_a_copy_up_by_another_user_keeps_the_owner(union):
     assert u.read_bytes("d/l") == b"Content"
     top = u.upper / "d"
     assert (top.stat().st_uid, stat.S_IMODE(top.stat().st_mode)) == (7, 0o777)
-
-

@@ -187,5 +187,3 @@ def test_default_acls_are_inherited(union):
     assert stat.S_IMODE(u.stat("plain").mode) == 0o700
     u.symlink("x", "d/l")
     assert all_of(u, "d/l") == {}
-
-
