@@ -213,12 +213,15 @@ def test_discard_when_a_layer_is_gone(made: Made, call: Caller) -> None:
     assert call.out == f"discarded all changes; {made.upper.path} is empty\n"
 
 
-def test_discard_of_a_damaged_upper(made: Made, call: Caller) -> None:
-    (made.work / "volatile").write_text("another boot\n")
+@pytest.mark.parametrize("mark", ["volatile", "work/incompat/volatile"], ids=["ours", "the kernel's"])
+def test_discard_of_a_damaged_upper(mark: str, made: Made, call: Caller) -> None:
+    (made.work / mark).parent.mkdir(exist_ok=True)
+    (made.work / mark).write_text("another boot\n")
     assert call("apply", made.upper.path) == 1
     assert f"  discard it: unionfs discard {made.upper.path}" in call.err
     assert call("discard", "-y", made.upper.path) == 0
-    assert not (made.work / "volatile").exists()
+    assert not (made.work / mark).exists()
+    assert os.listdir(made.work / "work") == []
 
 
 def test_discard_follows_no_symbolic_link(made: Made, call: Caller) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from unionfs.cli import table
@@ -41,8 +42,8 @@ def role(target: Target, index: int) -> str:
 
 def _layers(arguments: argparse.Namespace) -> None:
     target = find(arguments.place)
-    stack = target.open()
-    summaries = [_summary(layer, difference(stack, layer), role(target, layer.index)) for layer in stack.layers]
+    with closing(target.open()) as stack:
+        summaries = [_summary(layer, difference(stack, layer), role(target, layer.index)) for layer in stack.layers]
     if arguments.json:
         print(json.dumps([summary._asdict() for summary in summaries], indent=1))
     else:
@@ -72,8 +73,8 @@ def _summary(layer: Layer, changes: Sequence[Change], role: str) -> _Summary:
 def _diff(arguments: argparse.Namespace) -> None:
     target = find(arguments.place)
     needs_upper(target)
-    stack = target.open()
-    show_changes(difference(stack, stack.layers[0]), arguments.json)
+    with closing(target.open()) as stack:
+        show_changes(difference(stack, stack.layers[0]), arguments.json)
 
 
 def show_changes(changes: Sequence[Change], as_json: bool = False) -> None:
@@ -122,7 +123,8 @@ class _Answer:
     def lines(self) -> list[str]:
         rows = [(str(one.layer.index), self._role(one), self._says(one), shown(one.where)) for one in self.findings]
         if self.link is not None:
-            rows.insert(1, ("0", "upper", "gives it, changed by another of its names", shown(self.link)))
+            last = sum(one.layer.index == 0 for one in self.findings) - 1
+            rows[last] = ("0", "upper", "gives it, changed by another of its names", shown(self.link))
         widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
         told = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
         return [f"{shown(self.path)}: {self._summary()}", *(f"  {line}" for line in told)]

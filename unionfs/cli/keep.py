@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from unionfs import events
 from unionfs.cli import table
@@ -78,12 +78,12 @@ def _apply_to_lower(target: Target, dry_run: bool) -> None:
         return
     with _held(target) as held:
         is_resumed = held.unfinished is not None
-        stack = target.open()
-        changes = difference(stack, stack.layers[0])
-        note = _note_of_root(stack)
-        stack.close()
+        with closing(target.open()) as stack:
+            changes = difference(stack, stack.layers[0])
+            note = _note_of_root(stack)
         try:
-            apply(held, target.open_lower())
+            with closing(target.open_lower()) as lower:
+                apply(held, lower)
         except KeyboardInterrupt:
             events.warning(f"interrupted; run it again, it goes on from there: unionfs apply {shown(held.layer.path)}")
             raise
@@ -99,13 +99,10 @@ def _is_begun(target: Target) -> bool:
 
 def _changes(target: Target, check: bool = False) -> list[Change]:
     """What the upper changes. `check` that it can be applied, too: raises UnionfsError when it cannot."""
-    stack = target.open()
-    try:
+    with closing(target.open()) as stack:
         if check and not _is_begun(target):
             check_applicable(stack)
         return difference(stack, stack.layers[0])
-    finally:
-        stack.close()
 
 
 def _note_of_root(stack: Stack) -> str:
@@ -151,16 +148,16 @@ def _export_mounted(target: Target, to: bytes) -> tuple[int, int]:
         files.sync_filesystem(fd)
     finally:
         os.close(fd)
-    stack = Stack.open([target.mountpoint], dialect=target.dialect, userxattr=target.userxattr)
-    return export(stack, to, translation=lambda xattr: xattr)
+    with closing(Stack.open([target.mountpoint], dialect=target.dialect, userxattr=target.userxattr)) as stack:
+        return export(stack, to, translation=lambda xattr: xattr)
 
 
 def _export_held(target: Target, to: bytes) -> tuple[int, int]:
     with _held(target) as held:
         if held.unfinished is not None:
             raise _unfinished(held, held.unfinished)
-        lower = target.open_lower()
-        return export(held.stack(lower, lower.dialect), to)
+        with closing(target.open_lower()) as lower:
+            return export(held.stack(lower, lower.dialect), to)
 
 
 # --- unionfs discard

@@ -86,7 +86,7 @@ def apply(held: HeldUpper, lower: Stack) -> None:
     stack = held.stack(lower, lower.dialect)
     shown = os.fsdecode(held.layer.path)
     if held.is_damaged:
-        why = "was mounted volatile and the machine went down: its files may be damaged"
+        why = "was mounted volatile: its files may be damaged"
         raise UnionfsError(f"upperdir {shown}", why, f"discard it: unionfs discard {shown}")
     begun = held.unfinished
     if begun is None:

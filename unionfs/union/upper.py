@@ -23,7 +23,7 @@ from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import mounts
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_UNFINISHED, _VOLATILE = b"unfinished-apply", b"volatile"
+_UNFINISHED, _VOLATILE, _INCOMPATIBLE = b"unfinished-apply", b"volatile", b"incompat"
 _FOLDERS = (b"index", b"links", b"nlink")
 
 
@@ -61,7 +61,10 @@ class HeldUpper:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether the machine went down while it was mounted volatile: what it holds is not to be trusted."""
+        """Whether what it holds is not to be trusted: the machine went down while it was mounted volatile, or the
+        kernel's overlayfs mounted it so, which leaves a directory that it wants removed by hand (overlayfs.rst)."""
+        if self.work.area.has(_INCOMPATIBLE) and self.work.area.child(_INCOMPATIBLE).has(_VOLATILE):
+            return True
         if not self.work.base.has(_VOLATILE):
             return False
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
@@ -110,6 +113,7 @@ class HeldUpper:
         if self.work.base.has(_VOLATILE):
             self.work.base.unlink(_VOLATILE)
         self.work.sweep()
+        remove_tree(self.work.area, _INCOMPATIBLE)
 
 
 def _read(location: Location) -> bytes:
