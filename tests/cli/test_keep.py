@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.made import Caller, Made
 from tests.cli.running import COMMAND, ROOT, Stage, needs_mount, stage, unionfs
-from tests.union.layers import open_stack, snapshot
+from tests.union.layers import shown_by
 from tests.union.test_apply import Crash
 from unionfs.union.upper import HeldUpper
 
@@ -125,7 +125,7 @@ def test_a_mount_inside_is_refused(role: str, made: Made, call: Caller) -> None:
 
 
 def test_an_interrupted_apply_goes_on(made: Made, call: Caller) -> None:
-    before = snapshot(open_stack(made.upper.path, *(layer.path for layer in made.lower)))
+    before = shown_by(made.upper.path, *(layer.path for layer in made.lower))
     with pytest.MonkeyPatch.context() as monkeypatch:
         Crash(monkeypatch, 15)
         assert call("apply", made.upper.path) == 1
@@ -137,7 +137,7 @@ def test_an_interrupted_apply_goes_on(made: Made, call: Caller) -> None:
     assert call("apply", "--to", made.path / "copy", made.upper.path) == 1
     assert call("apply", made.upper.path) == 0
     assert call.out == f"finished what was interrupted, to {made.lower[0].path}; {made.upper.path} is empty\n"
-    assert snapshot(open_stack(*(layer.path for layer in made.lower))) == before
+    assert shown_by(*(layer.path for layer in made.lower)) == before
 
 
 # --- apply --to a new directory

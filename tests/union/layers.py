@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ class HandMade:
 def open_stack(*paths: Path, dialect: str = "aufs") -> Stack:
     """All of them read-only, the topmost first."""
     return Stack.open([os.fsencode(path) for path in paths], dialect=dialect)
+
+
+def shown_by(*paths: Path, dialect: str = "aufs") -> Snapshot:
+    """The snapshot of layers, the topmost first."""
+    with closing(open_stack(*paths, dialect=dialect)) as stack:
+        return snapshot(stack)
 
 
 def snapshot(stack: Stack) -> Snapshot:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, open_stack, snapshot
+from tests.union.layers import HandMade, open_stack, shown_by, snapshot
 from unionfs.union.difference import difference
 from unionfs.union.union import Union
 
@@ -26,11 +27,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 
 def diff(*layers: HandMade, index: int = 0) -> list[str]:
-    stack = open_stack(*(layer.path for layer in layers), dialect=layers[0].dialect)
-    try:
+    with closing(open_stack(*(layer.path for layer in layers), dialect=layers[0].dialect)) as stack:
         return [f"{kind} {os.fsdecode(path)}" for kind, path, _ in difference(stack, stack.layers[index])]
-    finally:
-        stack.close()
 
 
 def test_nothing_changed(make: Make) -> None:
@@ -158,8 +156,8 @@ def test_space_counts_an_object_once(make: Make) -> None:
     upper = make("upper")
     upper.file("one", "x" * 10_000)
     os.link(upper.path / "one", upper.path / "two")
-    stack = open_stack(upper.path, dialect=upper.dialect)
-    changes = difference(stack, stack.layers[0])
+    with closing(open_stack(upper.path, dialect=upper.dialect)) as stack:
+        changes = difference(stack, stack.layers[0])
     assert sum(change.space for change in changes) == (upper.path / "one").stat().st_blocks * 512
 
 
@@ -173,10 +171,9 @@ def test_whatever_is_done_it_says_what_is_so(dialect: str, seed: int, tmp_path: 
     work.mkdir()
     with Union(lower=[lower.path], upper=upper.path, work=work, dialect=dialect) as union:
         do_anything(union, chance, 20)
-    before = snapshot(open_stack(lower.path, dialect=dialect))
-    stack = open_stack(upper.path, lower.path, dialect=dialect)
-    after, changes = snapshot(stack), difference(stack, stack.layers[0])
-    stack.close()
+    before = shown_by(lower.path, dialect=dialect)
+    with closing(open_stack(upper.path, lower.path, dialect=dialect)) as stack:
+        after, changes = snapshot(stack), difference(stack, stack.layers[0])
     assert [change.path for change in changes] == sorted({change.path for change in changes})
     for kind, path, _ in changes:
         assert ("A" if path not in before else "D" if path not in after else "C") == kind, path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,13 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 def say(path: str, *layers: HandMade) -> list[str]:
     """Each finding as "INDEX SAYS PLACE", with what hides it or where it leads to; places below the layers' parent."""
-    stack = open_stack(*(layer.path for layer in layers), dialect=layers[0].dialect)
     told = []
-    for finding in explain(stack, os.fsencode(path)):
-        where = os.path.relpath(os.fsdecode(finding.where), layers[0].path.parent) if finding.where else ""
-        by = f" by {finding.by.layer.index} {finding.by.says}" if finding.by else ""
-        to = f" to {os.fsdecode(finding.to)}" if finding.to else ""
-        told.append(f"{finding.layer.index} {finding.says} {where}{by}{to}".rstrip())
-    stack.close()
+    with closing(open_stack(*(layer.path for layer in layers), dialect=layers[0].dialect)) as stack:
+        for finding in explain(stack, os.fsencode(path)):
+            where = os.path.relpath(os.fsdecode(finding.where), layers[0].path.parent) if finding.where else ""
+            by = f" by {finding.by.layer.index} {finding.by.says}" if finding.by else ""
+            to = f" to {os.fsdecode(finding.to)}" if finding.to else ""
+            told.append(f"{finding.layer.index} {finding.says} {where}{by}{to}".rstrip())
     return told
 
 
@@ -162,11 +162,11 @@ def test_it_agrees_with_the_lookup(dialect: str, seed: int, tmp_path: Path) -> N
         lower = [layer.path for layer in layers[number + 1 :]]
         with Union(lower=lower, upper=layers[number].path, work=work, dialect=dialect) as union:
             do_anything(union, random.Random(seed + 100 * number), 20)
-    stack = open_stack(*(layer.path for layer in layers), dialect=dialect)
     paths = {b"/".join(os.fsencode(name) for name in names) for names in _paths("abcd", 3)}
-    for path in paths:
-        found = given(explain(stack, path))
-        assert (found.where if found else None) == looked_up(stack, path), path
+    with closing(open_stack(*(layer.path for layer in layers), dialect=dialect)) as stack:
+        for path in paths:
+            found = given(explain(stack, path))
+            assert (found.where if found else None) == looked_up(stack, path), path
 
 
 def _paths(names: str, depth: int) -> list[tuple[str, ...]]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import random
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, open_stack, snapshot
+from tests.union.layers import HandMade, shown_by
 from tests.union.test_apply import Bench, fill
 from unionfs.errors import UnionfsError
 from unionfs.union.export import export
 from unionfs.union.union import Union
-from unionfs.union.upper import HeldUpper
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices, owners and trusted attributes")
 
@@ -26,12 +26,8 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
 
 
 def export_to(bench: Bench, target: Path) -> tuple[int, int]:
-    held = HeldUpper(os.fsencode(bench.upper.path), os.fsencode(bench.work))
-    below = bench.below()
-    try:
+    with closing(bench.hold()) as held, closing(bench.below()) as below:
         return export(held.stack(below, below.dialect), os.fsencode(target))
-    finally:
-        held.close()
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -44,7 +40,7 @@ def test_any_deeds(seed: int, bench: Bench, tmp_path: Path) -> None:
         do_anything(union, chance, 25)
     before = bench.union()
     names, _ = export_to(bench, tmp_path / "new")
-    assert snapshot(open_stack(tmp_path / "new", dialect=bench.dialect)) == before
+    assert shown_by(tmp_path / "new", dialect=bench.dialect) == before
     assert names == len(before)
     assert bench.union() == before
 

@@ -207,3 +207,27 @@ def test_an_upper_without_room(union: Union, place: Path, monkeypatch: pytest.Mo
     assert os.listdir(place / "work" / "work") == []
     assert not (place / "upper" / "a").exists()
     assert union.read_bytes("a/b/file1") == b"content 1"
+
+
+def test_a_file_that_the_kernel_left_without_data(place: Path) -> None:
+    """overlayfs with metacopy=on copies attributes alone: opening it is EIO and a line in the log, never zeros."""
+    if os.geteuid():
+        pytest.skip("needs root, for trusted attributes")
+    upper = place / "upper" / "half"
+    upper.touch()
+    os.truncate(upper, 100)
+    os.setxattr(upper, "trusted.overlay.metacopy", b"")
+    (place / "lower" / "half").write_bytes(b"x" * 100)
+    log: list[str] = []
+    events.log_to(lambda importance, message: log.append(message))
+    try:
+        with Union([place / "lower"], place / "upper", place / "work", dialect="overlay") as union:
+            assert union.stat("half").size == 100
+            with pytest.raises(OSError) as raised:
+                union.read_bytes("half")
+        with Union([place / "upper", place / "lower"], dialect="overlay") as union, pytest.raises(OSError):
+            union.read_bytes("half")
+    finally:
+        events.log_to(2)
+    assert raised.value.errno == errno.EIO
+    assert f"{place}/upper/half has no data of its own (metacopy)" in log[0]

@@ -105,6 +105,7 @@ def _serve(
     request: MountRequest, mountpoint: bytes, faults: list[UnionfsError], debug: bool, ready: Callable[[], None]
 ) -> None:
     """Open the layers, mount, serve until unmounted. Raises Faults with the given ones and those of the layers."""
+    fuse_mount.allow_many_descriptors()
     union = _open(request, faults)
     fuse_mount.serve(
         union,

@@ -70,11 +70,23 @@ def unless_node_blocks(call: Call) -> Call:
 
 
 def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int] | HandOver:
-    """What is opened for reading, or to be cut to nothing, is not copied up."""
-    copies = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_TRUNC
-    if copies and c.operations.may_block(c.inodes[request.nodeid]):
+    """What is opened for reading is not copied up. What is to be cut is not either, but may be in the midst of it."""
+    changes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+    if changes and c.operations.may_block(c.inodes[request.nodeid]):
         return HAND_OVER
     return calls.open_(c, request, flags, open_flags)
+
+
+def create_on_main(
+    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
+) -> tuple[int, Attributes, int, int] | HandOver:
+    """A name that is there after all is opened, which may mean to copy it up."""
+    try:
+        return calls.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return HAND_OVER
 
 
 def link_on_main(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int, Attributes] | HandOver:
@@ -162,7 +174,9 @@ _ROWS = {
     protocol.SETLK: row("SETLK", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.SETLKW: row("SETLKW", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.ACCESS: row("ACCESS", "mask", wire.fixed("I4x"), _ENOSYS, wire.done),
-    protocol.CREATE: row("CREATE", "flags mode umask open_flags name", wire.named("IIII"), calls.create, wire.created),
+    protocol.CREATE: row(
+        "CREATE", "flags mode umask open_flags name", wire.named("IIII"), calls.create, wire.created, create_on_main
+    ),
     protocol.INTERRUPT: row("INTERRUPT", "unique", wire.fixed("Q"), calls.interrupt, wire.no_reply),
     protocol.BMAP: row("BMAP", "block blocksize", wire.fixed("QI4x"), _ENOSYS, wire.done),
     protocol.DESTROY: row("DESTROY", "", wire.nothing, calls.nothing, wire.done),

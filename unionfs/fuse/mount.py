@@ -14,6 +14,7 @@ import errno
 import gc
 import importlib
 import os
+import resource
 import select
 import signal
 import sys
@@ -68,10 +69,18 @@ def serve(
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
+    allow_many_descriptors()
     if choose(engine) == "fusepy":
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
         _serve_native(union, mountpoint, options, ready)
+
+
+def allow_many_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: every open file of the union's users is one of ours."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def choose(engine: str) -> str:
@@ -136,7 +145,7 @@ def _mount(mountpoint: bytes, options: MountOptions) -> tuple[int, str]:
 def _mount_direct(mountpoint: bytes, options: MountOptions) -> int:
     descriptor = fusedev.open_device()
     words = [b"default_permissions"]
-    if options.allow_other or options.allow_other is None and os.geteuid() == 0:
+    if options.allow_other or (options.allow_other is None and os.geteuid() == 0):
         words.append(b"allow_other")
     try:
         flags = mounts.flags_of(options.flags)

@@ -52,8 +52,11 @@ def mount(
     """Mount a union on the directory `target`, and return when it answers.
 
     `options` are the words of `unionfs mount -o`: a switch is True or False, anything else its text. Relative paths
-    start at the current directory. Raises UnionfsError with every fault that the mount has.
+    start at the current directory. Raises UnionfsError with every fault that the mount has, TypeError when `lower` is
+    one name and no sequence of names.
     """
+    if isinstance(lower, str | bytes | os.PathLike):
+        raise TypeError("lower is a sequence of names, the topmost first: lower=[...]")
     words = [_word(name, _text(path)) for name, path in (("upperdir", upper), ("workdir", work)) if path is not None]
     if lower:
         words.insert(0, b"lowerdir=" + b":".join(escape(_text(path)) for path in lower))
@@ -62,12 +65,13 @@ def mount(
             words.append(name.encode())
         elif value is not False:
             words.append(_word(name, os.fsencode(value)))
-    program = [sys.executable, "-m", "unionfs", "mount", source]
-    arguments = [*map(os.fsencode, program), _text(target), b"-o", b",".join(words)]
+    program = [sys.executable, "-P", "-m", "unionfs", "mount", "-o"]  # -P: nothing of the current directory is imported
+    arguments = [*map(os.fsencode, program), b",".join(words), b"--", os.fsencode(source), _text(target)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*_python_path(), str(Path(__file__).parents[2])])}
     result = subprocess.run(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     if result.returncode:
-        raise UnionfsError(os.fsdecode(result.stderr).strip() or f"the mount failed with status {result.returncode}")
+        told = os.fsdecode(result.stderr).strip().replace("unionfs: ", "")
+        raise UnionfsError(told or f"the mount failed with status {result.returncode}")
     return Mount(os.path.abspath(_text(target)))
 
 

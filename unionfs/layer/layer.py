@@ -16,16 +16,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from unionfs import events
 from unionfs.errors import failed
+from unionfs.layer.descriptors import OpenDirectories
 from unionfs.linux import files
 
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT_OPEN = 2048
-"""How many directories of all layers stay open; the rest are opened again when they are needed."""
 _PROBES_BEFORE_SCAN = 12
 """After so many lookups in a directory its names are read once, so that further ones cost no system call."""
 
@@ -48,30 +47,15 @@ class Layer:
         self.device = os.fstat(fd).st_dev
         self.filesystem = 0
         """Which of the stack's filesystems: layers with the same number share inode numbers."""
+        self.number_offset = 0
+        """What is added to inode numbers, so that those of several filesystems differ."""
+        self.opened = OpenDirectories()
+        """Shared by the layers of a stack."""
         self.root = Directory(self, None, b"", fd)
 
     def close(self) -> None:
+        self.opened.close()
         self.root.close()
-
-
-class _OpenDirectories:
-    """The directories whose descriptors are open, oldest first; the oldest are closed when there are too many."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held: dict[Directory, None] = {}
-
-    def add(self, directory: Directory) -> None:
-        self.held[directory] = None
-        while len(self.held) > self.limit:
-            oldest = next(iter(self.held))
-            oldest.close()
-
-    def discard(self, directory: Directory) -> None:
-        self.held.pop(directory, None)
-
-
-_open_directories = _OpenDirectories(_KEPT_OPEN)
 
 
 class Directory:
@@ -95,15 +79,33 @@ class Directory:
 
     @property
     def fd(self) -> int:
-        """An O_PATH descriptor, valid until the tree lock is given up. ENOENT or ENOTDIR when it is gone."""
+        """An O_PATH descriptor, valid until another directory's is asked for. ENOENT or ENOTDIR when it is gone."""
         if self._fd < 0:
-            assert self.parent is not None
-            self._fd = os.open(self.name, _PATH_FLAGS, dir_fd=self.parent.fd)
-            if os.fstat(self._fd).st_dev != self.layer.device:
-                self._stay_on_the_layer()
-            if not self.pinned:
-                _open_directories.add(self)
+            self._open()
+        if not self.pinned:
+            self.layer.opened.use(self)
         return self._fd
+
+    def _open(self) -> None:
+        """Open the chain of directories down to this one, from the deepest that is open."""
+        chain: list[Directory] = [self]
+        while chain[-1]._fd < 0 and chain[-1].parent is not None:
+            chain.append(chain[-1].parent)
+        above = chain.pop()
+        for directory in reversed(chain):
+            directory._fd = os.open(directory.name, _PATH_FLAGS, dir_fd=above._fd)
+            if os.fstat(directory._fd).st_dev != self.layer.device:
+                directory._stay_on_the_layer()
+            if not directory.pinned:
+                self.layer.opened.use(directory)
+            above = directory
+
+    def with_other(self, other: Directory) -> tuple[int, int]:
+        """The descriptors of two directories, both valid: opening the second may have closed the first."""
+        while True:
+            fds = self.fd, other.fd
+            if fds == (self._fd, other._fd):
+                return fds
 
     def _stay_on_the_layer(self) -> None:
         """Something is mounted on this directory: what is mounted is not part of the layer."""
@@ -113,25 +115,33 @@ class Directory:
 
     @property
     def here(self) -> Location:
-        """The directory itself as an object."""
-        return Location(self, b".")
+        """The directory itself as an object, for now: by its descriptor, since its mode may forbid to enter it."""
+        return Location(self, b"", self.fd)
 
     @property
     def path(self) -> bytes:
         """The path as people see it, for messages only."""
-        return self.layer.path if self.parent is None else os.path.join(self.parent.path, self.name)
+        names, directory = [], self
+        while directory.parent is not None:
+            names.append(directory.name)
+            directory = directory.parent
+        return os.path.join(self.layer.path, *reversed(names))
 
     def pin(self) -> None:
         """Keep the descriptor open until `close`: the directory is about to lose its name."""
         _ = self.fd
-        _open_directories.discard(self)
+        self.layer.opened.discard(self)
         self.pinned = True
 
     def close(self) -> None:
-        _open_directories.discard(self)
+        self.layer.opened.discard(self)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        if self.parent is not None and self._fd >= 0:
+            os.close(self._fd)
 
     def child(self, name: bytes) -> Directory:
         return Directory(self.layer, self, name)
@@ -251,7 +261,10 @@ class Directory:
 
     def move(self, name: bytes, target: Directory, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). The caller updates the `Directory` objects that moved (`relocate`)."""
-        files.rename(self.changing("rename", name), name, target.changing("rename", new_name), new_name, flags)
+        for directory, changed in ((self, name), (target, new_name)):
+            directory.changing("rename", changed)
+        source, destination = self.with_other(target)
+        files.rename(source, name, destination, new_name, flags)
         kind, other = self._type_of(name), target._type_of(new_name)
         if flags & files.RENAME_EXCHANGE:
             self._now(name, other)
@@ -272,6 +285,19 @@ class Directory:
             self.names = None
         elif self.names is not None:
             self.names[name] = kind
+
+    @contextmanager
+    def let_in(self) -> Iterator[None]:
+        """Bookkeeping in a directory that its owner, who is not root, has closed to himself: its mode is put back."""
+        mode = stat.S_IMODE(self.own_stat().st_mode) if os.geteuid() else 0o700
+        if mode & 0o700 == 0o700:
+            yield
+            return
+        self.here.chmod(mode | 0o700)
+        try:
+            yield
+        finally:
+            self.here.chmod(mode)
 
     def relocate(self, parent: Directory, name: bytes) -> None:
         self.parent, self.name = parent, name
@@ -312,7 +338,7 @@ class Location:
 
     @property
     def path(self) -> bytes:
-        return os.path.join(self.directory.path, self.name)
+        return os.path.join(self.directory.path, self.name) if self.name else self.directory.path
 
     def _reach(self) -> str:
         """A path to the object by way of its directory's descriptor."""
@@ -370,7 +396,8 @@ class Location:
         if self.fd >= 0:
             os.link(self._reach(), name, dst_dir_fd=target, follow_symlinks=True)
         else:
-            os.link(self.name, name, src_dir_fd=self.directory.fd, dst_dir_fd=target, follow_symlinks=False)
+            source, target = self.directory.with_other(directory)
+            os.link(self.name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         if directory.names is not None:
             directory.noted(name, self.stat().st_mode)
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -40,12 +41,25 @@ class Stack:
         self.xattrs = True
         """Whether the upper keeps the bookkeeping attributes; without them inode numbers change at a remount."""
         self._locks: list[int] = []
+        for layer in layers[1:]:
+            layer.opened = layers[0].opened.join(layer.opened)
         self._share_filesystems()
 
     def _share_filesystems(self) -> None:
+        """Further filesystems than the topmost layer's get their inode numbers moved up, above 48 bits, by a number
+        that their lowest layer's path gives: the same at each mount, also with more layers on top, and another one in a
+        union that is a layer itself."""
         devices: dict[int, int] = {}
+        offsets = {self.layers[0].device: 0}
+        for layer in reversed(self.layers):
+            if layer.device not in offsets:
+                offset = zlib.crc32(layer.path) & 0x7FFF
+                while offset << 48 in offsets.values():
+                    offset = offset + 1 & 0x7FFF
+                offsets[layer.device] = offset << 48
         for layer in self.layers:
             layer.filesystem = devices.setdefault(layer.device, len(devices))
+            layer.number_offset = offsets[layer.device]
 
     def from_bottom(self, number: int) -> Layer | None:
         """The lower layer that is `number` above the bottom one."""
@@ -86,6 +100,16 @@ class Stack:
         except BaseException:
             opener.abandon()
             raise
+
+    def prepare(self) -> None:
+        """Before the first operation: sweep what a crash left, and write down what is mounted."""
+        if self.work is None:
+            return
+        swept = self.work.sweep()
+        if swept:
+            place = os.fsdecode(self.work.area.path)
+            events.info(f"{place}: {swept} unfinished objects of an earlier mount were removed")
+        self.record()
 
     def record(self) -> None:
         """Write down which layers this upper was mounted with, for commands that are given the upper alone."""
@@ -159,7 +183,8 @@ class _Opener:
         try:
             fd = os.open(path, _OPEN_FLAGS)
         except OSError as error:
-            hint = f"mkdir {os.fsdecode(path)}" if error.errno == errno.ENOENT and role != "lowerdir" else ""
+            missing = error.errno == errno.ENOENT and role != "lowerdir"
+            hint = f"mkdir -p {os.fsdecode(path)}" if missing else "name a directory that you may read"
             self.fault(shown, (error.strerror or "cannot be opened").lower(), hint)
             return -1
         self.opened.append(fd)

@@ -102,6 +102,10 @@ class Dialect:
         """Would this node be misread as a mark?"""
         return False
 
+    def lacks_data(self, location: Location) -> bool:
+        """Is this regular file only the metadata of one below?"""
+        return False
+
     # Extended attributes
 
     def is_mark(self, xattr: bytes) -> bool:
@@ -157,7 +161,8 @@ def _empty_file(directory: Directory, name: bytes) -> None:
 def _times_kept(directory: Directory) -> Iterator[None]:
     """A mark in a directory is none of its user's doing, so its times stay."""
     before = directory.own_stat()
-    yield
+    with directory.let_in():
+        yield
     directory.here.set_times(before.st_atime_ns, before.st_mtime_ns)
 
 
@@ -300,6 +305,10 @@ class Overlay(Dialect):
             else:
                 visible[name] = kind
         return visible, deleted
+
+    def lacks_data(self, location: Location) -> bool:
+        """overlayfs.rst, "Metadata only copy up": the file is sparse, and the layers below have the data."""
+        return location.find_xattr(self.base + b"metacopy") is not None
 
     def is_reserved_node(self, mode: int, rdev: int) -> bool:
         return stat.S_ISCHR(mode) and rdev == 0

@@ -39,7 +39,10 @@ class WorkDirectory:
     def _folder(self, name: bytes, mode: int) -> Directory:
         with suppress(FileExistsError):
             self.base.mkdir(name, mode)
-        return self.base.child(name)
+        folder = self.base.child(name)
+        if folder.here.find_xattr(_DEFAULT_ACL) is not None:  # what is built there would inherit it
+            folder.here.removexattr(_DEFAULT_ACL)
+        return folder
 
     def folder(self, name: bytes) -> Directory:
         """A lasting directory of the work directory (index, links, nlink), made on demand."""
@@ -106,8 +109,9 @@ class WorkDirectory:
 
     def _link(self, directory: Directory, name: bytes) -> None:
         assert self._whiteout is not None
-        target = directory.changing("whiteout", name)
-        os.link(self._whiteout, name, src_dir_fd=self.area.fd, dst_dir_fd=target, follow_symlinks=False)
+        directory.changing("whiteout", name)
+        source, target = self.area.with_other(directory)
+        os.link(self._whiteout, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         kind = self.area.names.get(self._whiteout) if self.area.names is not None else None
         if kind is None:
             directory.names = None

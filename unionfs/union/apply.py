@@ -103,6 +103,8 @@ def apply(held: HeldUpper, lower: Stack) -> None:
             (error.strerror or str(error)).lower(),
             f"mend that and run it again, it goes on from there: unionfs apply {shown}",
         ) from error
+    finally:
+        staging.close()
 
 
 def _begin(held: HeldUpper, target: Layer, dialect: Dialect) -> Staging:

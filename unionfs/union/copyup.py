@@ -61,34 +61,37 @@ class CopyUp:
 
     def directory(self, inode: DirInode) -> Directory:
         """The upper's directory of a merged one, made if need be, its parents first. Under the tree lock."""
-        if inode.in_upper:
-            return inode.upper
-        work, dentry = self.work, inode.dentry
-        if inode.removed or dentry is None:
-            raise failed(errno.ENOENT)
-        parent = self.directory(dentry.parent)
-        source = inode.directories[0]
+        missing = [inode]
+        while not missing[-1].in_upper:
+            dentry = missing[-1].dentry
+            if missing[-1].removed or dentry is None:
+                raise failed(errno.ENOENT)
+            missing.append(dentry.parent)
+        for one in reversed(missing[:-1]):
+            self._copy_directory(one)
+        return inode.upper
+
+    def _copy_directory(self, inode: DirInode) -> None:
+        work, dentry, source = self.work, inode.dentry, inode.directories[0]
+        assert dentry is not None
         aside = work.temporary_name()
         made = work.area.mkdir(aside, 0o700)
         copy = Location(work.area, aside)
         try:
-            st = source.own_stat()
-            self.copy_attributes(source.here, copy, st)
-            self._note_origin(source.here, copy, st)
-            copy.set_times(st.st_atime_ns, st.st_mtime_ns)
-            self._put(copy, parent, dentry)
+            self._copy_all_attributes(source.here, copy, source.own_stat())
+            self._put(copy, dentry.parent.upper, dentry)
         except BaseException:
             with suppress(OSError):
                 work.area.rmdir(aside)
             raise
-        made.relocate(parent, dentry.name)
+        made.relocate(dentry.parent.upper, dentry.name)
         inode.directories.insert(0, made)
-        return made
 
     def _put(self, copy: Location, parent: Directory, dentry: Dentry) -> None:
         """Publish a copy under its name. The parent's times are not those of a change that a user made."""
         before = parent.own_stat()
-        copy.directory.move(copy.name, parent, dentry.name)
+        with parent.let_in():
+            copy.directory.move(copy.name, parent, dentry.name)
         parent.here.set_times(before.st_atime_ns, before.st_mtime_ns)
         dentry.in_upper = True
         self.mark_impure(dentry.parent)
@@ -124,9 +127,7 @@ class CopyUp:
                 if data is not None:
                     self._copy_data(data, st, keep)
                 with self.tree:
-                    self.copy_attributes(source, copy, st)
-                    self._note_origin(source, copy, st)
-                    copy.set_times(st.st_atime_ns, st.st_mtime_ns)
+                    self._copy_all_attributes(source, copy, st)
                     self._publish(inode, copy, st)
             except BaseException:
                 with self.tree, suppress(OSError):
@@ -145,7 +146,7 @@ class CopyUp:
         """A new object of the same type in the work directory; for a regular file (source, target) descriptors too."""
         area, aside = self.work.area, self.work.temporary_name()
         if stat.S_ISREG(st.st_mode):
-            data = source.open(os.O_RDONLY)
+            data = self.open_data(source, os.O_RDONLY)
             try:
                 return aside, (data, area.create(aside, os.O_RDWR, 0o600))
             except BaseException:
@@ -157,6 +158,15 @@ class CopyUp:
             area.mknod(aside, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
         return aside, None
 
+    def open_data(self, location: Location, flags: int) -> int:
+        """A descriptor of a regular file. Raises EIO for one that the kernel copied up without its data (metacopy): it
+        would be read as zeros."""
+        if self.stack.dialect.lacks_data(location):
+            shown = os.fsdecode(location.path)
+            events.error(f"{shown} has no data of its own (metacopy): write to it once through the kernel's overlayfs")
+            raise failed(errno.EIO, location.path)
+        return location.open(flags)
+
     def _copy_data(self, data: tuple[int, int], st: os.stat_result, keep: int | None) -> None:
         source, target = data
         if keep is None and files.clone_data(target, source):
@@ -167,15 +177,21 @@ class CopyUp:
         if not self.stack.volatile and length:
             os.fsync(target)
 
+    def _copy_all_attributes(self, source: Location, copy: Location, st: os.stat_result) -> None:
+        """And the origin. The mode comes after all that it may forbid its owner, the times last."""
+        self._note_origin(source, copy, st)
+        self.copy_attributes(source, copy, st)
+        copy.set_times(st.st_atime_ns, st.st_mtime_ns)
+
     def copy_attributes(self, source: Location, copy: Location, st: os.stat_result | None = None) -> None:
-        """Owner, mode and extended attributes: the owner first, since a change of it takes modes and capabilities."""
+        """Owner, extended attributes and mode: the owner first, since a change of it takes modes and capabilities."""
         st = st or source.stat()
         made = copy.stat()
         if (made.st_uid, made.st_gid) != (st.st_uid, st.st_gid):
             self._chown(copy, st)
+        self._copy_xattrs(source, copy)
         if not stat.S_ISLNK(st.st_mode):
             copy.chmod(stat.S_IMODE(st.st_mode))
-        self._copy_xattrs(source, copy)
 
     def _chown(self, copy: Location, st: os.stat_result) -> None:
         try:

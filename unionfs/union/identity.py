@@ -3,7 +3,7 @@
 Called by `inode.py` and `copyup.py`. An object is known by the number of its *origin*, the lower object that it was
 copied up from, else by its own. On disk: a copied-up object keeps its origin as the xattr `unionfs.origin`, text
 "1:LAYER:INO" (format version, lower layer counted from the bottom so that new layers on top change nothing, inode
-number there). In the overlay dialect the kernel's own form stands beside it, `overlay.origin`: u8 0, u8 0xfb, u8 length,
+number there). In the overlay dialect the kernel's own form stands beside it, `overlay.origin`: u8 0, u8 0xfb, u8 size,
 u8 flags, u8 type of the handle, 16 bytes UUID, file handle (fs/overlayfs/overlayfs.h, struct ovl_fb); uppers that the
 kernel wrote have that alone.
 """
@@ -19,8 +19,6 @@ from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Overlay
 from unionfs.linux import files
 
-_SHIFT = 48
-"""Layers of further filesystems get their numbers moved up by so many bits: the union shows one device."""
 _HEADER = struct.Struct("<BBBBB")
 _MAGIC = 0xFB
 _UUID_SIZE = 16
@@ -32,10 +30,8 @@ def identity(layer: Layer, ino: int) -> int:
 
 
 def number(layer: Layer, ino: int) -> int:
-    """What the union shows for the inode number `ino` of a layer."""
-    if not layer.filesystem:
-        return ino
-    return (ino & (1 << _SHIFT) - 1) | layer.filesystem << _SHIFT
+    """What the union, which shows one device, shows for the inode number `ino` of a layer."""
+    return (ino + layer.number_offset) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Origins:

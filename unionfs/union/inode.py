@@ -159,6 +159,11 @@ class FileInode(Inode):
         """Whether `location` is that name."""
         return self.location.fd < 0 and self.location.directory is directory and self.location.name == name
 
+    def settle(self, location: Location) -> None:
+        """It has a name again: a descriptor for each object would be too many."""
+        self.location.release()
+        self.location = location
+
     def link_count(self) -> int:
         return max(0, self.location.stat().st_nlink + self.nlink_extra)
 
@@ -250,6 +255,8 @@ class Inodes:
         key = identity(layer, st.st_ino)
         inode = self.by_identity.get(key)
         if inode is not None and inode.kind == stat.S_IFMT(st.st_mode):
+            if inode.location.fd >= 0 and layer.writable:
+                inode.settle(Location(found.where, found.name))
             return inode
         location, in_upper = Location(found.where, found.name), layer.writable
         index_key = None
@@ -257,6 +264,11 @@ class Inodes:
             index_key = self.hardlinks.key(location, st.st_ino)
             indexed = self.hardlinks.find(index_key)
             if indexed is not None:
+                known = self.by_identity.get(identity(indexed.directory.layer, indexed.stat().st_ino))
+                if known is not None:
+                    known.lower_identity = key
+                    self.by_identity[key] = known
+                    return known
                 location, in_upper = indexed, True
         inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, in_upper)
         inode.index_key = index_key
@@ -316,16 +328,16 @@ class Inodes:
 
     def lower_path(self, inode: DirInode) -> bytes | None:
         """Under which path the lower layers alone know this directory; None when they do not have it."""
-        if inode is self.root:
-            return b"/"
-        if not inode.lowers:
-            return None
-        redirect = self.stack.dialect.redirect(inode.upper) if inode.in_upper else None
-        if redirect is not None and redirect.startswith(b"/"):
-            return redirect
-        assert inode.dentry is not None
-        above = self.lower_path(inode.dentry.parent)
-        return None if above is None else os.path.join(above, redirect or inode.dentry.name)
+        names: list[bytes] = []
+        while inode is not self.root:
+            if not inode.lowers or inode.dentry is None:
+                return None
+            redirect = self.stack.dialect.redirect(inode.upper) if inode.in_upper else None
+            names.append(redirect or inode.dentry.name)
+            if names[-1].startswith(b"/"):
+                break
+            inode = inode.dentry.parent
+        return os.path.join(b"/", *reversed(names))
 
     # References
 

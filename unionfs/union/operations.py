@@ -20,11 +20,10 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from unionfs import events
 from unionfs.errors import failed
 from unionfs.layer.stack import Stack
-from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
 from unionfs.union.attributes import Attributes, Caller, Entry, of
 from unionfs.union.copyup import CopyUp, set_interrupt_check
@@ -59,8 +58,7 @@ class Operations:
             userxattr,
             volatile,
         )
-        if self.stack.work is not None:
-            self._prepare(self.stack.work)
+        self.stack.prepare()
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)
         self._copyup = CopyUp(self._inodes, self._tree)
@@ -69,12 +67,6 @@ class Operations:
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
         self._xattrs = Xattrs(self.stack, self._tree, self._copy_up)
         self.root = self._inodes.root
-
-    def _prepare(self, work: WorkDirectory) -> None:
-        swept = work.sweep()
-        if swept:
-            events.info(f"{os.fsdecode(work.area.path)}: {swept} unfinished objects of an earlier mount were removed")
-        self.stack.record()
 
     @property
     def read_only(self) -> bool:
@@ -113,7 +105,9 @@ class Operations:
         directory = _directory(parent)
         if directory.removed:
             raise failed(errno.ENOENT, name)
-        if self._inodes.lookup(directory, name) is not None:
+        there = self._inodes.lookup(directory, name)
+        if there is not None:
+            self._inodes.drop_unused(there.inode)
             raise failed(errno.EEXIST, name)
         self._writable()
         self._refuse_name(name)
@@ -128,12 +122,17 @@ class Operations:
         if self.stack.upper is None:
             raise failed(errno.EROFS)
 
-    def _existing(self, parent: Inode, name: bytes) -> Dentry:
+    @contextmanager
+    def _existing(self, parent: Inode, name: bytes) -> Iterator[Dentry]:
+        """The dentry to be changed; afterwards it is known only if somebody refers to it."""
         self._writable()
         dentry = self._inodes.lookup(_directory(parent), name)
         if dentry is None:
             raise failed(errno.ENOENT, name)
-        return dentry
+        try:
+            yield dentry
+        finally:
+            self._inodes.drop_unused(dentry.inode)
 
     # Making and removing names
 
@@ -163,25 +162,32 @@ class Operations:
             return self._node(inode)
 
     def unlink(self, parent: Inode, name: bytes) -> None:
-        with self._tree:
-            self._removal.file(self._existing(parent, name))
+        with self._tree, self._existing(parent, name) as dentry:
+            self._removal.file(dentry)
 
     def rmdir(self, parent: Inode, name: bytes) -> None:
-        with self._tree:
-            self._removal.directory(self._existing(parent, name))
+        with self._tree, self._existing(parent, name) as dentry:
+            self._removal.directory(dentry)
 
     def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
+        target = _directory(new_parent)
         while True:
-            with self._tree:
-                target, old = _directory(new_parent), self._existing(parent, name)
+            with self._tree, self._existing(parent, name) as old:
                 new = self._inodes.lookup(target, new_name)
                 if new is None and not flags & files.RENAME_EXCHANGE:
                     self._refuse_name(new_name)
                 waiting = self._renaming.renameat2(old, target, new_name, new, flags)
+                if waiting is not None:
+                    waiting.references += 1
+                if new is not None:
+                    self._inodes.drop_unused(new.inode)
             if waiting is None:
                 return
-            self._copyup.file(waiting)
+            try:
+                self._copyup.file(waiting)
+            finally:
+                self.forget(waiting)
 
     def readlink(self, inode: Inode) -> bytes:
         if inode.kind != stat.S_IFLNK:
@@ -304,7 +310,7 @@ class Operations:
             self._copyup.file(inode, keep=0 if truncate else None)
         with self._tree:
             kept = self._file_flags(flags)
-            fd = inode.location.open(kept | (flags & os.O_TRUNC))
+            fd = self._copyup.open_data(inode.location, kept | (flags & os.O_TRUNC))
             handle = FileHandle(inode, fd, kept)
             inode.opened(handle)
             return handle

@@ -73,7 +73,11 @@ class Removal:
             if inode.in_upper:
                 inode.upper.pin()
         elif isinstance(inode, FileInode) and parent.in_upper and inode.is_at(parent.upper, dentry.name):
-            inode.location.hold()
+            others = [other for other in inode.dentries() if other is not dentry and other.in_upper]
+            if others:
+                inode.location = Location(others[0].parent.upper, others[0].name)
+            else:
+                inode.location.hold()
 
     def gone(self, dentry: Dentry) -> None:
         """The name is gone from the layers: count, and forget it."""

@@ -145,7 +145,12 @@ class Renaming:
             return
         path = old.name if same_parent else self.inodes.lower_path(inode)
         assert path is not None
-        self.dialect.set_redirect(inode.upper, path, self.copyup.work)
+        try:
+            self.dialect.set_redirect(inode.upper, path, self.copyup.work)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ENOSPC, errno.E2BIG, errno.ERANGE):
+                raise failed(errno.EXDEV, old.name) from error  # too long a path to be kept: mv(1) copies then
+            raise
 
     def _clear(self, replaced: Dentry) -> None:
         """Put an empty directory that hides what is below in the place of one that holds whiteouts: rename(2) wants

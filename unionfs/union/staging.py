@@ -30,6 +30,7 @@ class Staging:
     def __init__(self, target: Layer, dialect: Dialect) -> None:
         self.target = target
         self.dialect = dialect
+        self._is_closed = False
         self._last: tuple[Directory, bytes] = (target.root, b"")
         with suppress(FileExistsError):
             target.root.mkdir(STAGING, 0o700)
@@ -54,7 +55,9 @@ class Staging:
         remove_tree(self.target.root, STAGING)
 
     def close(self) -> None:
-        self.work.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self.work.close()
 
     def kept_attribute(self, xattr: bytes) -> bytes | None:
         """Attributes are kept as the layer has them, but for marks: those of the upper mean nothing in the target."""

@@ -36,6 +36,8 @@ class Union:
         self, lower: Sequence[Name], upper: Name | None = None, work: Name | None = None, *, dialect: str = "aufs",
         userxattr: bool = False, volatile: bool = False, caller: Caller | None = None,
     ) -> None:  # fmt: skip
+        if isinstance(lower, str | bytes | os.PathLike):
+            raise TypeError("lower is a sequence of names, the topmost first: lower=[...]")
         self.operations = Operations(lower, upper, work, dialect=dialect, userxattr=userxattr, volatile=volatile)
         self.caller = caller or Caller(os.geteuid(), os.getegid())
         """To whom new objects belong. Its umask is 0: modes are taken as they are given."""
