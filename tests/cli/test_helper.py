@@ -230,7 +230,7 @@ def test_a_mount_that_fails(script: Script, stage: Stage) -> None:
     assert result.err == ""
     assert result.out == (
         'unionfs: option "uperdir": there is no such option\n  did you mean "upperdir"?\n'
-        "unionfs: lowerdir /nowhere: no such file or directory\n"
+        "unionfs: lowerdir /nowhere: no such file or directory\n  name a directory that you may read\n"
         "status 32\n"
         "unionfs: lowerdir: a union needs at least one lower layer\n  lowerdir=DIR[:DIR...]\n"
         "status 32\n"

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,3 +232,67 @@ def test_a_file_that_the_kernel_left_without_data(place: Path) -> None:
         events.log_to(2)
     assert raised.value.errno == errno.EIO
     assert f"{place}/upper/half has no data of its own (metacopy)" in log[0]
+
+
+def test_an_alias_of_a_copied_up_link_is_the_same_inode(place: Path) -> None:
+    """Looked up after a remount by its name in the upper first, then by one that a lower layer alone has."""
+    stack = ([place / "lower", place / "lower2"], place / "upper", place / "work")
+    with Union(*stack) as union:
+        union.chmod("a/link", 0o600)
+    with Union(*stack) as union:
+        operations = union.operations
+        a, _ = operations.lookup(operations.root, b"a")
+        b, _ = operations.lookup(a, b"b")
+        upper, _ = operations.lookup(a, b"link")
+        alias, attributes = operations.lookup(b, b"file0")
+        assert alias is upper and attributes.nlink == 2
+        with union.open("a/link", os.O_RDWR) as one, union.open("a/b/file0", os.O_RDWR) as other:
+            one.pwrite(b"AA", 0)
+            other.pwrite(b"BB", 2)
+        assert union.read_bytes("a/link")[:4] == b"AABB"
+
+
+def test_names_removed_of_many_hard_links_hold_no_descriptors(union: Union) -> None:
+    """cp -al a b; rm -r a"""
+    operations = union.operations
+    held = []
+    for number in range(50):
+        union.write_bytes(f"one{number}", b"")
+        union.link(f"one{number}", f"other{number}")
+        for name in (f"one{number}", f"other{number}"):
+            held.append(operations.lookup(operations.root, name.encode())[0])
+    before = open_descriptors()
+    for number in range(50):
+        union.unlink(f"one{number}")
+    assert open_descriptors() <= before
+    assert union.stat("other7").nlink == 1
+
+
+def test_a_deep_tree(union: Union, place: Path, request: pytest.FixtureRequest) -> None:
+    """Deeper than the interpreter's recursion limit, so that rm(1) has to clear it away."""
+    request.addfinalizer(lambda: subprocess.run(["rm", "-rf", place / "lower", place / "upper"], check=True))
+    fd = os.open(place / "lower", os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    operations = union.operations
+    inode = operations.root
+    for _ in range(1100):
+        inode, _ = operations.lookup(inode, b"d")
+    operations.mkdir(inode, b"new", 0o755, ME)
+    operations.setattr(inode, mode=0o700)
+    assert operations.lookup(inode, b"new")[1].mode == stat.S_IFDIR | 0o755
+
+
+def test_the_default_acl_of_a_work_directory_is_not_inherited(place: Path) -> None:
+    acl = bytes.fromhex("02000000 01000700ffffffff 02000700d2040000 04000500ffffffff 10000700ffffffff 20000500ffffffff")
+    try:
+        os.setxattr(place / "work", "system.posix_acl_default", acl)
+    except OSError as error:
+        pytest.skip(f"needs a filesystem with POSIX ACLs: {error}")
+    with Union([place / "lower"], place / "upper", place / "work") as union:
+        union.chmod("a/link", 0o600)
+        assert union.listxattr("a/link") == [] == union.listxattr("a")
