@@ -92,10 +92,10 @@ def test_parallel_copy_up_byte_by_byte(place: Path) -> None:
     )
     names = list(contents)
     with mount(place) as union:
+        turns = [(offset, names[start:] + names[:start]) for start in (0, 8, 16, 24) for offset in (100, 500_001)]
         running = [
-            subprocess.Popen([sys.executable, "-c", script, f"{offset}", *names[start:], *names[:start]], cwd=union.path)
-            for start in (0, 8, 16, 24)
-            for offset in (100, 500_001)
+            subprocess.Popen([sys.executable, "-c", script, str(offset), *order], cwd=union.path)
+            for offset, order in turns
         ]
         assert [process.wait() for process in running] == [0] * 8
         for name, content in contents.items():
