@@ -201,23 +201,37 @@ def test_hard_links_stay_together(bench: Bench) -> None:
     assert os.lstat(bench.lower[0].path / "link").st_nlink == 2
 
 
-def test_lower_hard_links_follow_their_copy(bench: Bench) -> None:
-    """Written under one name; the other ones were never touched, and show the same in the union."""
+def linked(bench: Bench) -> None:
+    """One lower file with three names, changed under one of them."""
     bottom = bench.lower[-1]
     for name in ("two", "far/three"):
         bottom.dir("far")
         os.link(
             bottom.path / "one" if (bottom.path / "one").exists() else bottom.file("one", "old"), bottom.path / name
         )
-    bench.work.mkdir(exist_ok=True)
     lowers = [layer.path for layer in bench.lower]
     with Union(lower=lowers, upper=bench.upper.path, work=bench.work, dialect=bench.dialect) as union:
         union.write_bytes("one", b"new")
+
+
+def test_lower_hard_links_follow_their_copy(bench: Bench) -> None:
+    """Written under one name; the other ones were never touched, and show the same in the union."""
+    linked(bench)
     assert sorted(os.listdir(bench.upper.path)) == ["one"]
     bench.check()
     names = [bench.lower[0].path / name for name in ("one", "two", "far/three")]
     assert [name.read_bytes() for name in names] == [b"new"] * 3
     assert {name.stat().st_nlink for name in names} == {3}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_lower_hard_links_interrupted_anywhere(dialect: str, tmp_path: Path) -> None:
+    for after in range(1000):
+        bench = Bench(tmp_path / str(after), dialect, 2)
+        linked(bench)
+        if not survives(bench, after):
+            return
+    pytest.fail("so many changes?")
 
 
 def test_devices_and_sockets(bench: Bench) -> None:

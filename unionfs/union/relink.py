@@ -50,6 +50,8 @@ class Relinking:
                     directory.close()
             else:
                 self._file(node, name, where)
+        if node.place.own is not None:
+            self.staging.give_back_times(node.place.own)
 
     def _file(self, node: _Node, name: bytes, where: Directory) -> None:
         st = where.stat(name)
@@ -65,9 +67,8 @@ class Relinking:
         if where.layer is self.below.target:
             self.staging.keep(lower, st.st_ino)
         target = self._own(node)
-        before = target.own_stat()
+        self.staging.keep_times(target)
         self.staging.copy(copy, copied, target, name)
-        target.here.set_times(before.st_atime_ns, before.st_mtime_ns)
 
     def _own(self, node: _Node) -> Directory:
         """The target's directory for a node, made if need be: like the one that gives it now."""
@@ -78,9 +79,8 @@ class Relinking:
         aside = self.staging.work.temporary_name()
         made = self.staging.work.area.mkdir(aside, 0o700)
         copy_attributes(given.here, given.own_stat(), made.here, self.staging.kept_attribute)
-        before = parent.own_stat()
+        self.staging.keep_times(parent)
         self.staging.put(self.staging.work.area, aside, parent, node.name)
-        parent.here.set_times(before.st_atime_ns, before.st_mtime_ns)
         node.place = self.below.step(node.parent.place, node.name)
         assert node.place.own is not None
         return node.place.own

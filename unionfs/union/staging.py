@@ -6,6 +6,7 @@ aufs dialect never shows, and it goes when the apply is finished. On disk, below
     work/    what is being built or removed; emptied when an interrupted apply goes on
     links/   copies of upper objects with several names, named by the upper's inode number: each name is a link to one
     kept/    lower objects whose names were replaced, so that their inode numbers are not used again meanwhile
+    times/   times of directories, to be given back: symbolic links INO -> "ATIME MTIME", in nanoseconds
     moved/   renamed directories on their way, named by the inode number of the upper's directory
     done-*   which parts are finished
 """
@@ -39,6 +40,7 @@ class Staging:
         self.work.sweep()
         self.links = self.work.folder(b"links")
         self.kept = self.work.folder(b"kept")
+        self.times = self.work.folder(b"times")
         self.moved = self.work.folder(b"moved")
 
     def is_done(self, part: bytes) -> bool:
@@ -106,6 +108,19 @@ class Staging:
         key = b"%d" % ino
         if not self.kept.has(key):
             lower.link(self.kept, key)
+
+    def keep_times(self, directory: Directory) -> None:
+        """Called before a directory is changed that must not seem to be: `give_back_times` follows, whatever happens."""
+        st = directory.own_stat()
+        key = b"%d" % st.st_ino
+        if not self.times.has(key):
+            self.times.symlink(key, b"%d %d" % (st.st_atime_ns, st.st_mtime_ns))
+
+    def give_back_times(self, directory: Directory) -> None:
+        key = b"%d" % directory.own_stat().st_ino
+        if self.times.has(key):
+            atime, mtime = map(int, Location(self.times, key).readlink().split())
+            directory.here.set_times(atime, mtime)
 
     def delete(self, place: Directory, name: bytes) -> None:
         """Take an object of the target away, with all below it."""
