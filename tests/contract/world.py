@@ -265,6 +265,8 @@ class World:
             folders = {path for path, what in ours if what == "dir"}
             noted = {(path, what) for path in folders for what in ("origin", "impure")}
             ours, theirs = ours - noted, theirs - noted
+        # A directory that was listed and has no number to translate loses its mark (readdir.c): ours is one too many.
+        ours -= {mark for mark in ours - theirs if mark[1] == "impure"}
         theirs -= copied_in_vain(ours, theirs)
         if self.refused_rename:
             ours, theirs = ({mark for mark in marks if not mark[1].startswith("redirect ")} for marks in (ours, theirs))

@@ -110,7 +110,7 @@ class Staging:
             lower.link(self.kept, key)
 
     def keep_times(self, directory: Directory) -> None:
-        """Called before a directory is changed that must not seem to be: `give_back_times` follows, whatever happens."""
+        """Called before a directory is changed that must not seem so: `give_back_times` follows, whatever happens."""
         st = directory.own_stat()
         key = b"%d" % st.st_ino
         if not self.times.has(key):
