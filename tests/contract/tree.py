@@ -107,5 +107,5 @@ def differences(expected: dict[str, Record], got: dict[str, Record], but: tuple[
             if field == "names" and stat.S_ISDIR(one.kind):
                 lines.append(f"{path!r} shares its inode number with {right}")
             else:
-                lines.append(f"{path!r} {field}: expected {left!r}, got {right!r}")
+                lines.append(f"{path!r} {field}: expected {left!r:.200}, got {right!r:.200}")
     return lines
