@@ -364,6 +364,7 @@ class Model:
         """linkat(2) of an open file: of one that was made by tmpfile, or of one that still has a name."""
         directory, name = self._vacant(path)
         self._enter(directory, name, file.node)
+        file.node.without_name = False  # the second time, after an unlink, it would be refused (ENOENT)
 
     # Removing and renaming
 

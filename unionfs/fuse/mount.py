@@ -18,6 +18,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from threading import Thread, current_thread, main_thread
@@ -40,6 +41,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SWITCH_SECONDS = 0.0005
 """How long a helper thread may keep the interpreter from the one that answers."""
 _LEAVING_SECONDS = 30.0
+_TRIES, _TRY_SECONDS = 5, 0.05
 
 
 class MountOptions(NamedTuple):
@@ -248,7 +250,7 @@ def unmount(mountpoint: bytes, lazy: bool = False) -> None:
         raise UnionfsError(shown, f"what is mounted there is {kind}, not a union of ours", f"use: umount {shown}")
     daemon = _daemon_of(path)
     try:
-        _unmount(path, lazy)
+        _unmount_patiently(path, lazy)
     except OSError as error:
         raise _stays(shown, error) from error
     if daemon is not None and not lazy:
@@ -264,6 +266,18 @@ def _unmount(path: bytes, lazy: bool = False) -> None:
         if helper is None:
             raise
         fusedev.unmount_by_helper(helper, path, lazy)
+
+
+def _unmount_patiently(path: bytes, lazy: bool) -> None:
+    """Somebody who only looks, as findmnt(8) or a search through all mounts, is gone in a moment."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _unmount(path, lazy)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(_TRY_SECONDS)
+    _unmount(path, lazy)
 
 
 def _stays(shown: str, error: OSError) -> UnionfsError:
