@@ -71,8 +71,8 @@ def sound(rough: list[list[tuple[str, Any, int]]]) -> list[layers.Layer]:
             if path in layer or not _fits(layer, path) or (what is layers.WHITEOUT and not _there(below, path)):
                 continue
             files = [name for name, other in layer.items() if isinstance(other, layers.File)]
-            if isinstance(what, layers.File) and twin < len(files) and twin % 2:
-                layer[path] = layers.Link(files[twin])
+            if isinstance(what, layers.File) and files and twin % 2:
+                layer[path] = layers.Link(files[twin % len(files)])
             elif isinstance(what, layers.File):
                 layer[path] = what._replace(content=what.content + b"%d%s" % (number, path.encode()))
             else:

@@ -144,16 +144,19 @@ def test_creating_over_a_whiteout(union):
 
 @subjects("real")
 def test_the_whiteout_goes_when_something_is_created(union):
-    u = union([{"f": b"old", "p": b"old", "l": b"old"}])
-    for name in ("f", "p", "l"):
+    names = ("f", "p", "l", "h", "r")
+    u = union([dict.fromkeys(names, b"old")], {"up": b""})
+    for name in names:
         u.unlink(name)
     u.write_bytes("f", b"new")
     u.mknod("p", stat.S_IFIFO | 0o600)
     u.symlink("f", "l")
-    assert u.marks() == {("f", "file"), ("p", "fifo"), ("l", "symlink")}
-    for name in ("f", "p", "l"):
+    u.link("f", "h")
+    u.rename("up", "r")
+    assert u.marks() == {("f", "file"), ("p", "fifo"), ("l", "symlink"), ("h", "file"), ("r", "file")}
+    for name in names:
         u.unlink(name)
-    assert u.marks() == {(name, "whiteout") for name in ("f", "p", "l")}
+    assert u.marks() == {(name, "whiteout") for name in names}
 
 
 def test_a_directory_in_place_of_a_deleted_one_is_empty(union):

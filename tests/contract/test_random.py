@@ -16,12 +16,12 @@ from tests.contract.machine import machine
 from tests.contract.world import World
 
 TOGETHER = {
-    "core-aufs": ([("core", "aufs")], 60),
-    "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 60),
-    "native-aufs": ([("native", "aufs")], 12),
-    "native-overlay": ([("native", "overlay")], 12),
-    "fusepy-aufs": ([("fusepy", "aufs")], 8),
-    "fusepy-overlay": ([("fusepy", "overlay")], 8),
+    "core-aufs": ([("core", "aufs")], 150),
+    "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 150),
+    "native-aufs": ([("native", "aufs")], 20),
+    "native-overlay": ([("native", "overlay")], 20),
+    "fusepy-aufs": ([("fusepy", "aufs")], 10),
+    "fusepy-overlay": ([("fusepy", "overlay")], 10),
 }
 """The subjects of a run, and the number of its examples in a short one."""
 LONG = int(os.environ.get("UNIONFS_EXAMPLES", "2000"))

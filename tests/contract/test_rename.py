@@ -230,6 +230,33 @@ def test_times(union):
         u.remount()
 
 
+def test_into_a_directory_that_is_in_use(union):
+    """The rename itself copies up the target's directory, while a file in it is open: who comes in keeps its own."""
+    u = union([{"a/f": b"f", "d/x": b"x", "e/y": b"y"}])
+    with u.open("a/f", os.O_RDONLY) as held:
+        u.rename("d", "a/b")
+        assert u.listdir("a/b") == ["x"]
+        u.mkdir("d")
+        u.rename("e", "a/b/c")
+        assert (u.listdir("d"), sorted(u.listdir("a/b")), u.listdir("a/b/c")) == ([], ["c", "x"], ["y"])
+        assert held.pread(5, 0) == b"f"
+    for _ in range(2):
+        assert (u.read_bytes("a/b/x"), u.read_bytes("a/b/c/y")) == (b"x", b"y")
+        u.remount()
+
+
+def test_directories_in_use_that_are_renamed_in_turn(union):
+    u = union([{"a/x": b"x", "b/y": b"y"}])
+    with u.open("b/y", os.O_RDONLY) as held:
+        u.rename("a", "c")
+        u.rename("c", "b/b")
+        u.rename("b", "a")
+        assert (sorted(u.listdir("a")), u.listdir("a/b")) == (["b", "y"], ["x"])
+        assert held.pread(5, 0) == b"y"
+    u.remount()
+    assert (sorted(u.listdir("a")), u.listdir("a/b")) == (["b", "y"], ["x"])
+
+
 @pytest.mark.parametrize("depth", [30])
 def test_a_deep_tree_moves_in_one_step(union, depth):
     path = "/".join("d" * depth)
