@@ -289,7 +289,7 @@ class World:
         if self.has_links:
             # To delete one name of a lower hard link overlayfs copies it up, into a directory that is impure then.
             theirs -= {mark for mark in theirs - ours if mark[1] == "impure"}
-        theirs -= copied_in_vain(ours, theirs)
+        theirs -= copied_in_vain(ours, theirs) - ours
         refused = {path for path, node in self.model.paths() if any(node is other for other in self.refused)}
         ours -= {(path, what) for path, what in ours if path in refused and what.startswith("redirect ")}
         marks = ("redirect ", "opaque")
