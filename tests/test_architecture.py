@@ -18,7 +18,7 @@ PACKAGE = ROOT / "unionfs"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A file is one idea. The limit leaves room for a table that grows by a line.
-LONGEST_FILE = 440
+LONGEST_FILE = 420
 
 # The doors: where an import inside a function is the point. Each says why in its own docstring.
 DOORS = {

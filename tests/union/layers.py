@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from unionfs.layer.layer import Location
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Dialect
 from unionfs.union.inode import DirInode, FileInode, Inodes

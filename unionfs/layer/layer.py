@@ -1,10 +1,10 @@
-"""A layer, its directories and its objects, reached by directory descriptors only.
+"""A layer and its directories, reached by directory descriptors only.
 
 Called by every file of the union floor. A `Directory` is one real directory of one layer; it is opened by one name
 relative to its parent's descriptor, with O_NOFOLLOW and without crossing a mount, so that no name and no symbolic link
-inside a layer leads out of it. A `Location` is one real object: a name in a `Directory`, or a descriptor when the
-object has no name any more. The methods of both are the only calls that change a layer; each change is announced as
-the event "change" before it is made, and a layer that is not writable refuses it with EROFS.
+inside a layer leads out of it. Its methods and those of a `Location` (see `location.py`) are the only calls that change
+a layer; each change is announced as the event "change" before it is made, and a layer that is not writable refuses it
+with EROFS.
 
 Not thread-safe by itself: the callers hold the union's tree lock while they use a directory's descriptor, because
 descriptors of directories that were not used lately are closed and opened again on demand.
@@ -16,24 +16,18 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from unionfs import events
 from unionfs.errors import failed
 from unionfs.layer.descriptors import OpenDirectories
+from unionfs.layer.location import Location
 from unionfs.linux import files
 
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PROBES_BEFORE_SCAN = 12
 """After so many lookups in a directory its names are read once, so that further ones cost no system call."""
-
-
-def open_quietly(name: bytes, flags: int, dir_fd: int | None) -> int:
-    """Open without moving the access time, where the caller may ask for that (open(2), O_NOATIME)."""
-    with suppress(PermissionError):
-        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
-    return os.open(name, flags, dir_fd=dir_fd)
 
 
 class Layer:
@@ -183,7 +177,7 @@ class Directory:
             os.close(fd)
 
     def open_for_reading(self) -> int:
-        return open_quietly(b".", _READ_FLAGS, self.fd)
+        return files.open_quietly(b".", _READ_FLAGS, self.fd)
 
     def read_names(self) -> dict[bytes, int]:
         """The raw names and their types (DT_*); read once, kept true afterwards. The layer must not change below us."""
@@ -311,116 +305,6 @@ def _type_of(entry: os.DirEntry[str]) -> int:
     if entry.is_dir(follow_symlinks=False):
         return stat.S_IFDIR >> 12
     return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
-
-
-class Location:
-    """One real object: `name` in `directory`, or an O_PATH descriptor `fd` of an object without a name.
-
-    A `Location` of a lower layer never changes. One in the upper layer is given its new place by whoever renames it.
-    """
-
-    __slots__ = ("directory", "fd", "name")
-
-    def __init__(self, directory: Directory, name: bytes, fd: int = -1) -> None:
-        self.directory = directory
-        self.name = name
-        self.fd = fd
-
-    def hold(self) -> None:
-        """Keep the object by a descriptor: it is about to lose its name."""
-        if self.fd < 0:
-            self.fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory.fd)
-
-    def release(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    @property
-    def path(self) -> bytes:
-        return os.path.join(self.directory.path, self.name) if self.name else self.directory.path
-
-    def _reach(self) -> str:
-        """A path to the object by way of its directory's descriptor."""
-        if self.fd >= 0:
-            return f"/proc/self/fd/{self.fd}"
-        return f"/proc/self/fd/{self.directory.fd}/{os.fsdecode(self.name)}"
-
-    def _change(self, what: str) -> str:
-        self.directory.changing(what, self.name)
-        return self._reach()
-
-    def stat(self) -> os.stat_result:
-        if self.fd >= 0:
-            return os.stat(self.fd)
-        return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
-
-    def birth_time(self) -> int | None:
-        if self.fd >= 0:
-            return files.birth_time(self.fd, b"")
-        return files.birth_time(self.directory.fd, self.name)
-
-    def readlink(self) -> bytes:
-        if self.fd >= 0:
-            return os.readlink(b"", dir_fd=self.fd)
-        return os.readlink(self.name, dir_fd=self.directory.fd)
-
-    def open(self, flags: int) -> int:
-        """A descriptor of a regular file; access times of a layer that is not writable stay as they are."""
-        flags |= os.O_CLOEXEC
-        if not self.directory.layer.writable:
-            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-                raise failed(errno.EROFS, self.path)
-            flags |= os.O_NOFOLLOW
-            return open_quietly(self.name, flags, self.directory.fd)
-        if self.fd >= 0:
-            return os.open(f"/proc/self/fd/{self.fd}", flags)
-        return os.open(self.name, flags | os.O_NOFOLLOW, dir_fd=self.directory.fd)
-
-    def truncate(self, size: int) -> None:
-        os.truncate(self._change("truncate"), size)
-
-    def chmod(self, mode: int) -> None:
-        os.chmod(self._change("chmod"), mode)
-
-    def chown(self, uid: int, gid: int) -> None:
-        os.chown(self._change("chown"), uid, gid, follow_symlinks=self.fd >= 0)
-
-    def set_times(self, atime: int | None, mtime: int | None) -> None:
-        path = os.fsencode(self._change("utimens"))
-        files.set_times(-100, path, atime, mtime, follow=self.fd >= 0)
-
-    def link(self, directory: Directory, name: bytes) -> None:
-        """A further name for the object; one without a name (O_TMPFILE) gets its first."""
-        target = directory.changing("link", name)
-        if self.fd >= 0:
-            os.link(self._reach(), name, dst_dir_fd=target, follow_symlinks=True)
-        else:
-            source, target = self.directory.with_other(directory)
-            os.link(self.name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-        if directory.names is not None:
-            directory.noted(name, self.stat().st_mode)
-
-    def getxattr(self, name: bytes) -> bytes:
-        return os.getxattr(self._reach(), name, follow_symlinks=self.fd >= 0)
-
-    def find_xattr(self, name: bytes) -> bytes | None:
-        """The attribute's value, or None when the object has none of that name or cannot have any."""
-        try:
-            return self.getxattr(name)
-        except OSError as error:
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
-                return None
-            raise
-
-    def setxattr(self, name: bytes, value: bytes, flags: int = 0) -> None:
-        os.setxattr(self._change("setxattr"), name, value, flags, follow_symlinks=self.fd >= 0)
-
-    def listxattr(self) -> list[bytes]:
-        return [os.fsencode(name) for name in os.listxattr(self._reach(), follow_symlinks=self.fd >= 0)]
-
-    def removexattr(self, name: bytes) -> None:
-        os.removexattr(self._change("removexattr"), name, follow_symlinks=self.fd >= 0)
 
 
 def remove_tree(directory: Directory, name: bytes) -> None:

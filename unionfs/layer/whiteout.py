@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import ClassVar, Final, NamedTuple
 
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+from contextlib import suppress
 
 from unionfs.linux.libc import check, libc
 
@@ -46,6 +47,13 @@ def rename(old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int = 0) -
         check(libc.renameat2(old_dir, old, new_dir, new, flags), old, new)
     else:
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
+
+
+def open_quietly(name: bytes, flags: int, dir_fd: int) -> int:
+    """open(2) without moving the access time, where the caller may ask for that (O_NOATIME)."""
+    with suppress(PermissionError):
+        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
+    return os.open(name, flags, dir_fd=dir_fd)
 
 
 def _timespec(nanoseconds: int | None) -> _Timespec:

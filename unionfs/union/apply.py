@@ -22,7 +22,8 @@ import os
 import stat
 
 from unionfs.errors import UnionfsError
-from unionfs.layer.layer import Directory, Layer, Location
+from unionfs.layer.layer import Directory, Layer
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import WHITEOUT, Dialect, Overlay
 from unionfs.union.below import NOWHERE, Below, Place

@@ -20,7 +20,8 @@ from contextlib import suppress
 
 from unionfs import events
 from unionfs.errors import failed
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Overlay
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files

@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from unionfs.errors import failed
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Overlay
 from unionfs.union.attributes import Caller
 from unionfs.union.copyup import CopyUp

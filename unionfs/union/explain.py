@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from unionfs.layer import whiteout
-from unionfs.layer.layer import Directory, Layer, Location
+from unionfs.layer.layer import Directory, Layer
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.identity import Origins
 

@@ -11,7 +11,8 @@ import stat
 from contextlib import suppress
 
 from unionfs.errors import UnionfsError
-from unionfs.layer.layer import Directory, Layer, Location, remove_tree
+from unionfs.layer.layer import Directory, Layer, remove_tree
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.inode import DirInode, FileInode, Inodes
 from unionfs.union.listing import merge

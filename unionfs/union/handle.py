@@ -12,7 +12,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
 from unionfs.union.listing import merge
 

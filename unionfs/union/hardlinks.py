@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from unionfs.layer.layer import Directory, Layer, Location
+from unionfs.layer.layer import Directory, Layer
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Overlay
 from unionfs.union.identity import Origins

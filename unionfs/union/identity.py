@@ -14,7 +14,8 @@ import os
 import struct
 from contextlib import suppress
 
-from unionfs.layer.layer import Layer, Location
+from unionfs.layer.layer import Layer
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Overlay
 from unionfs.linux import files

@@ -14,7 +14,8 @@ import stat
 import threading
 from typing import TYPE_CHECKING
 
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.dentry import Dentry
 from unionfs.union.hardlinks import HardLinks

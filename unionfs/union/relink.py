@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import stat
 
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.union.below import Below, Place
 from unionfs.union.hardlinks import HardLinks
 from unionfs.union.listing import merge

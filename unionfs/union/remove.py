@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from unionfs.errors import failed
-from unionfs.layer.layer import Location
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import remove_object
 from unionfs.union.copyup import CopyUp
 from unionfs.union.dentry import Dentry

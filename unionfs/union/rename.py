@@ -12,7 +12,7 @@ import errno
 import stat
 
 from unionfs.errors import failed
-from unionfs.layer.layer import Location
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Name, Overlay
 from unionfs.linux import files
 from unionfs.union.copyup import CopyUp

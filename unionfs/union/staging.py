@@ -17,7 +17,8 @@ import os
 import stat
 from contextlib import suppress
 
-from unionfs.layer.layer import Directory, Layer, Location, remove_tree
+from unionfs.layer.layer import Directory, Layer, remove_tree
+from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs import events
-from unionfs.layer.layer import Directory, Location
+from unionfs.layer.layer import Directory
+from unionfs.layer.location import Location
 from unionfs.linux import files
 from unionfs.union.copyup import copy_ranges
 

@@ -16,7 +16,8 @@ import stat
 from contextlib import suppress
 
 from unionfs.errors import UnionfsError
-from unionfs.layer.layer import Layer, Location, remove_tree
+from unionfs.layer.layer import Layer, remove_tree
+from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Dialect
 from unionfs.layer.workdir import WorkDirectory
