@@ -294,7 +294,11 @@ class Directory:
             self.here.chmod(mode)
 
     def relocate(self, parent: Directory, name: bytes) -> None:
-        self.parent, self.name = parent, name
+        """It was moved: what was built in the work directory belongs to the upper from here on."""
+        self.layer.opened.discard(self)
+        self.parent, self.name, self.layer = parent, name, parent.layer
+        if self._fd >= 0 and not self.pinned:
+            self.layer.opened.use(self)
 
 
 def _type_of(entry: os.DirEntry[str]) -> int:
