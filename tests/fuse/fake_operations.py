@@ -223,9 +223,12 @@ class FakeOperations:
     def set_interrupt_check(self, check: Callable[[], bool]) -> None:
         _checks.interrupted = check
 
-    def create(self, parent: Node, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[Node, Attributes, Node]:
+    def create(
+        self, parent: Node, name: bytes, flags: int, mode: int, caller: Caller, kill_priv: bool = False
+    ) -> tuple[Node, Attributes, Node]:
         if name in parent.children and not flags & os.O_EXCL:
             node, _ = self.lookup(parent, name)
+            self.open(node, flags, kill_priv)
         else:
             node = self._add(parent, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
         return *self._node(node), node
@@ -235,11 +238,13 @@ class FakeOperations:
         node.references = 1
         return *self._node(node), node
 
-    def open(self, node: Node, flags: int) -> Node:
+    def open(self, node: Node, flags: int, kill_priv: bool = False) -> Node:
         if node.number in self.blocking:
             self._block("open", node)
         if flags & os.O_TRUNC:
             node.data.clear()
+        if kill_priv:
+            node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         return node
 
     def read(self, handle: Node, offset: int, size: int) -> bytes:

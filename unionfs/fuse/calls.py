@@ -232,10 +232,7 @@ def removexattr(c: Connection, request: Request, name: bytes) -> None:
 
 def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int]:
     """The page cache stays right, since only the kernel changes a file; O_TRUNC lets it go."""
-    inode = c.inodes[request.nodeid]
-    handle = c.operations.open(inode, flags)
-    if open_flags & protocol.OPEN_KILL_SUIDGID:
-        _kill_suidgid(c, inode, handle)
+    handle = c.operations.open(c.inodes[request.nodeid], flags, bool(open_flags & protocol.OPEN_KILL_SUIDGID))
     kept = 0 if flags & os.O_TRUNC else protocol.FOPEN_KEEP_CACHE
     return c.handles.add(handle), kept | protocol.FOPEN_NOFLUSH
 
@@ -244,26 +241,17 @@ def create(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
 ) -> tuple[int, Attributes, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
-    return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller), open_flags)
+    kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+    return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill))
 
 
 def tmpfile(c: Connection, request: Request, flags: int, mode: int, umask: int) -> tuple[int, Attributes, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
-    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller), 0)
+    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
 
 
-def _created(
-    c: Connection, inode: Inode, attributes: Attributes, handle: Any, open_flags: int
-) -> tuple[int, Attributes, int, int]:
-    if open_flags & protocol.OPEN_KILL_SUIDGID:
-        attributes = _kill_suidgid(c, inode, handle)
-    nodeid, attributes = c.enter((inode, attributes))
-    return nodeid, attributes, c.handles.add(handle), protocol.FOPEN_NOFLUSH
-
-
-def _kill_suidgid(c: Connection, inode: Inode, handle: Any) -> Attributes:
-    """The kernel asks for it when O_TRUNC cuts a file of a caller without CAP_FSETID."""
-    return c.operations.setattr(inode, handle=handle, kill_priv=True)
+def _created(c: Connection, inode: Inode, attributes: Attributes, handle: Any) -> tuple[int, Attributes, int, int]:
+    return *c.enter((inode, attributes)), c.handles.add(handle), protocol.FOPEN_NOFLUSH
 
 
 def read(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer:

@@ -254,10 +254,8 @@ class _Paths:
 
     def open(self, path: str, info: Any) -> None:
         with self._at(path) as inode:
-            handle = self.union.open(inode, info.flags)
-            if info.flags & os.O_TRUNC and _caller().uid:  # what is cut in open(2) comes without a SETATTR
-                self.union.setattr(inode, handle=handle, kill_priv=True)
-        info.fh = self._keep(handle)
+            kill = bool(info.flags & os.O_TRUNC and _caller().uid)  # what is cut in open(2) comes without a SETATTR
+            info.fh = self._keep(self.union.open(inode, info.flags, kill))
 
     def create(self, path: str, mode: int, info: Any) -> None:
         with self._parent_of(path) as (parent, name):

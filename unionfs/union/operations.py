@@ -20,7 +20,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 from unionfs.errors import failed
 from unionfs.layer.stack import Stack
@@ -28,9 +27,9 @@ from unionfs.linux import files
 from unionfs.union.attributes import Attributes, Caller, Entry, of
 from unionfs.union.copyup import CopyUp, set_interrupt_check
 from unionfs.union.create import Creation
-from unionfs.union.dentry import Dentry
 from unionfs.union.handle import KEPT_FLAGS, DirHandle, FileHandle
-from unionfs.union.inode import DirInode, FileInode, Inode, Inodes
+from unionfs.union.inode import FileInode, Inode, Inodes
+from unionfs.union.names import Names, directory_of
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
 from unionfs.union.setattr import Change, change_attributes
@@ -61,6 +60,7 @@ class Operations:
         self.stack.prepare()
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)
+        self._names = Names(self._inodes)
         self._copyup = CopyUp(self._inodes, self._tree)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
@@ -76,13 +76,13 @@ class Operations:
 
     def lookup(self, parent: Inode, name: bytes) -> Node:
         with self._tree:
-            directory = _directory(parent)
+            directory = directory_of(parent)
             if name in (b".", b".."):
                 up = directory.dentry.parent if name == b".." and directory.dentry is not None else directory
                 return self._node(up)
             dentry, st = self._inodes.find(directory, name)
             if dentry is None:
-                self._refuse_long(name)
+                self._names.refuse_long(name)
                 raise failed(errno.ENOENT, name)
             return self._node(dentry.inode, st)
 
@@ -96,87 +96,50 @@ class Operations:
         inode.references += 1
         return inode, attributes
 
-    def _refuse_long(self, name: bytes) -> None:
-        if len(name) > self.stack.dialect.longest_name:
-            raise failed(errno.ENAMETOOLONG, name)
-
-    def _vacant(self, parent: Inode, name: bytes) -> DirInode:
-        """The directory, if `name` can be made in it."""
-        directory = _directory(parent)
-        if directory.removed:
-            raise failed(errno.ENOENT, name)
-        there = self._inodes.lookup(directory, name)
-        if there is not None:
-            self._inodes.drop_unused(there.inode)
-            raise failed(errno.EEXIST, name)
-        self._writable()
-        self._refuse_name(name)
-        return directory
-
-    def _refuse_name(self, name: bytes) -> None:
-        self._refuse_long(name)
-        if self.stack.dialect.is_reserved(name):
-            raise failed(errno.EINVAL, name)
-
-    def _writable(self) -> None:
-        if self.stack.upper is None:
-            raise failed(errno.EROFS)
-
-    @contextmanager
-    def _existing(self, parent: Inode, name: bytes) -> Iterator[Dentry]:
-        """The dentry to be changed; afterwards it is known only if somebody refers to it."""
-        self._writable()
-        dentry = self._inodes.lookup(_directory(parent), name)
-        if dentry is None:
-            raise failed(errno.ENOENT, name)
-        try:
-            yield dentry
-        finally:
-            self._inodes.drop_unused(dentry.inode)
-
     # Making and removing names
 
     def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
         with self._tree:
-            return self._node(self._creation.node(self._vacant(parent, name), name, mode, rdev, caller))
+            return self._node(self._creation.node(self._names.vacant(parent, name), name, mode, rdev, caller))
 
     def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Node:
         with self._tree:
-            return self._node(self._creation.directory(self._vacant(parent, name), name, stat.S_IMODE(mode), caller))
+            directory = self._names.vacant(parent, name)
+            return self._node(self._creation.directory(directory, name, stat.S_IMODE(mode), caller))
 
     def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Node:
         with self._tree:
-            return self._node(self._creation.symlink(self._vacant(parent, name), name, target, caller))
+            return self._node(self._creation.symlink(self._names.vacant(parent, name), name, target, caller))
 
     def link(self, inode: Inode, parent: Inode, name: bytes) -> Node:
         with self._tree:
-            self._vacant(parent, name)  # before anything is copied up in vain
+            self._names.vacant(parent, name)  # before anything is copied up in vain
         if not isinstance(inode, FileInode):
             raise failed(errno.EPERM, name)
         self._copyup.file(inode)
         with self._tree:
-            directory = self._vacant(parent, name)
+            directory = self._names.vacant(parent, name)
             if inode.link_count() == 0 and not inode.temporary:
                 raise failed(errno.ENOENT, name)
             self._creation.link(inode, directory, name)
             return self._node(inode)
 
     def unlink(self, parent: Inode, name: bytes) -> None:
-        with self._tree, self._existing(parent, name) as dentry:
+        with self._tree, self._names.existing(parent, name) as dentry:
             self._removal.file(dentry)
 
     def rmdir(self, parent: Inode, name: bytes) -> None:
-        with self._tree, self._existing(parent, name) as dentry:
+        with self._tree, self._names.existing(parent, name) as dentry:
             self._removal.directory(dentry)
 
     def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
-        target = _directory(new_parent)
+        target = directory_of(new_parent)
         while True:
-            with self._tree, self._existing(parent, name) as old:
+            with self._tree, self._names.existing(parent, name) as old:
                 new = self._inodes.lookup(target, new_name)
                 if new is None and not flags & files.RENAME_EXCHANGE:
-                    self._refuse_name(new_name)
+                    self._names.refuse(new_name)
                 waiting = self._renaming.renameat2(old, target, new_name, new, flags)
                 if waiting is not None:
                     waiting.references += 1
@@ -224,11 +187,11 @@ class Operations:
 
     def _copy_up(self, inode: Inode, keep: int | None = None) -> bool:
         """See that the object is in the upper; of a file's data the first `keep` bytes are enough. Was it cut so?"""
-        self._writable()
+        self._names.refuse_read_only()
         if isinstance(inode, FileInode):
             return self._copyup.file(inode, keep)
         with self._tree:
-            self._copyup.directory(_directory(inode))
+            self._copyup.directory(directory_of(inode))
         return False
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
@@ -256,21 +219,22 @@ class Operations:
         set_interrupt_check(check)
 
     def create(
-        self, parent: Inode, name: bytes, flags: int, mode: int, caller: Caller
+        self, parent: Inode, name: bytes, flags: int, mode: int, caller: Caller, kill_priv: bool = False
     ) -> tuple[Inode, Attributes, FileHandle]:
         """open(2) with O_CREAT. A file that is there already is opened, unless O_EXCL is among the flags."""
         with self._tree:
-            there = self._inodes.lookup(_directory(parent), name)
+            there = self._inodes.lookup(directory_of(parent), name)
             if there is None:
-                directory = self._vacant(parent, name)
+                directory = self._names.open_to(parent, name)
                 kept = self._file_flags(flags)
                 inode, fd = self._creation.file(directory, name, kept, stat.S_IMODE(mode), caller)
                 return self._opened(inode, fd, kept)
             if flags & os.O_EXCL:
+                self._inodes.drop_unused(there.inode)
                 raise failed(errno.EEXIST, name)
             there.inode.references += 1
         try:
-            handle = self.open(there.inode, flags)
+            handle = self.open(there.inode, flags, kill_priv)
             with self._tree:
                 return there.inode, of(there.inode, there.inode.location.stat()), handle
         except BaseException:
@@ -280,8 +244,8 @@ class Operations:
     def tmpfile(self, parent: Inode, flags: int, mode: int, caller: Caller) -> tuple[Inode, Attributes, FileHandle]:
         """A regular file without a name (open(2), O_TMPFILE); `link` may give it one unless O_EXCL is given."""
         with self._tree:
-            self._writable()
-            kept, directory = self._file_flags(flags), _directory(parent)
+            self._names.refuse_read_only()
+            kept, directory = self._file_flags(flags), directory_of(parent)
             if directory.removed:
                 raise failed(errno.ENOENT)
             inode, fd = self._creation.temporary(directory, kept, stat.S_IMODE(mode), caller)
@@ -298,17 +262,22 @@ class Operations:
         kept = flags & KEPT_FLAGS
         return kept & ~(os.O_SYNC | os.O_DSYNC) if self.stack.volatile else kept
 
-    def open(self, inode: Inode, flags: int) -> FileHandle:
-        """Open a regular file. To write means to copy it up, except for what O_TRUNC cuts off anyway."""
+    def open(self, inode: Inode, flags: int, kill_priv: bool = False) -> FileHandle:
+        """Open a regular file. To write means to copy it up, except for what O_TRUNC cuts off anyway.
+
+        `kill_priv`: setuid and setgid bits go, since the caller who cuts it may not keep them (CAP_FSETID).
+        """
         if not isinstance(inode, FileInode):
             raise failed(errno.EISDIR)
         if inode.kind != stat.S_IFREG:
             raise failed(errno.ELOOP if inode.kind == stat.S_IFLNK else errno.ENXIO)
         truncate = bool(flags & os.O_TRUNC)
         if flags & os.O_ACCMODE != os.O_RDONLY or truncate:
-            self._writable()
+            self._names.refuse_read_only()
             self._copyup.file(inode, keep=0 if truncate else None)
         with self._tree:
+            if kill_priv:
+                change_attributes(inode, Change(kill_priv=True))
             kept = self._file_flags(flags)
             fd = self._copyup.open_data(inode.location, kept | (flags & os.O_TRUNC))
             handle = FileHandle(inode, fd, kept)
@@ -359,7 +328,7 @@ class Operations:
 
     def opendir(self, inode: Inode) -> DirHandle:
         with self._tree:
-            handle = DirHandle(_directory(inode))
+            handle = DirHandle(directory_of(inode))
             inode.opened(handle)
             return handle
 
@@ -407,20 +376,9 @@ class Operations:
         return os.statvfs_result(found)
 
     def syncfs(self) -> None:
-        if self.stack.upper is None or self.stack.volatile:
-            return
-        fd = self.stack.upper.root.open_for_reading()
-        try:
-            files.sync_filesystem(fd)
-        finally:
-            os.close(fd)
+        if self.stack.upper is not None and not self.stack.volatile:
+            files.sync_filesystem(self.stack.upper.root.fd)
 
     def close(self) -> None:
         """Give all up: locks, descriptors. What is open cannot be used any more."""
         self.stack.close()
-
-
-def _directory(inode: Inode) -> DirInode:
-    if not isinstance(inode, DirInode):
-        raise failed(errno.ENOTDIR)
-    return inode
