@@ -28,38 +28,34 @@ class Removal:
 
     def file(self, dentry: Dentry) -> None:
         """Remove the name of anything but a directory (unlink(2))."""
-        parent, name, inode = dentry.parent, dentry.name, dentry.inode
-        if not isinstance(inode, FileInode):
-            raise failed(errno.EISDIR, name)
+        if dentry.inode.is_dir:
+            raise failed(errno.EISDIR, dentry.name)
+        self._remove(dentry)
+
+    def directory(self, dentry: Dentry) -> None:
+        """Remove a directory whose merged listing is empty, whatever whiteouts its upper holds (rmdir(2))."""
+        self.empty_directory(dentry)
+        self._remove(dentry)
+
+    def _remove(self, dentry: Dentry) -> None:
+        name, inode, work = dentry.name, dentry.inode, self.copyup.work
         below = self.is_below(dentry)
-        upper = self.copyup.directory(parent)
+        upper = self.copyup.directory(dentry.parent)
         self.hold(dentry)
         if below:
-            self.dialect.whiteout(upper, name, self.copyup.work)
+            self.dialect.whiteout(upper, name, work)
+        elif isinstance(inode, DirInode):
+            remove_object(upper, name, inode.upper.own_stat(), work)
         else:
             upper.unlink(name)
         self.gone(dentry)
 
-    def directory(self, dentry: Dentry) -> None:
-        """Remove a directory whose merged listing is empty, whatever whiteouts its upper holds (rmdir(2))."""
-        parent, name = dentry.parent, dentry.name
-        inode = self.empty_directory(dentry)
-        below = self.is_below(dentry)
-        upper = self.copyup.directory(parent)
-        self.hold(dentry)
-        if below:
-            self.dialect.whiteout(upper, name, self.copyup.work)
-        else:
-            remove_object(upper, name, inode.upper.own_stat(), self.copyup.work)
-        self.gone(dentry)
-
-    def empty_directory(self, dentry: Dentry) -> DirInode:
-        """The inode, if it is a directory that can be removed or replaced. Raises ENOTDIR, ENOTEMPTY."""
+    def empty_directory(self, dentry: Dentry) -> None:
+        """Raises ENOTDIR, ENOTEMPTY for what is no directory that can be removed or replaced."""
         if not isinstance(dentry.inode, DirInode):
             raise failed(errno.ENOTDIR, dentry.name)
         if not is_empty(self.dialect, dentry.inode.directories):
             raise failed(errno.ENOTEMPTY, dentry.name)
-        return dentry.inode
 
     def is_below(self, dentry: Dentry) -> bool:
         """Whether a lower layer has the name too, so that it would be seen if nothing hid it."""
