@@ -71,7 +71,6 @@ def serve(
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
-    allow_many_descriptors()
     if choose(engine) == "fusepy":
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
@@ -79,7 +78,10 @@ def serve(
 
 
 def allow_many_descriptors() -> None:
-    """Raise the soft limit of open files to the hard one: every open file of the union's users is one of ours."""
+    """Raise the soft limit of open files to the hard one: every open file of the union's users is one of ours.
+
+    To be called before the layers are opened, which take their share of the limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -251,10 +253,13 @@ def unmount(mountpoint: bytes, lazy: bool = False) -> None:
     daemon = _daemon_of(path)
     try:
         _unmount_patiently(path, lazy)
+        if daemon is not None and not lazy:
+            _wait_for_end(*daemon)
     except OSError as error:
         raise _stays(shown, error) from error
-    if daemon is not None and not lazy:
-        _wait_for_end(*daemon)
+    finally:
+        if daemon is not None:
+            os.close(daemon[1])
 
 
 def _unmount(path: bytes, lazy: bool = False) -> None:
@@ -299,8 +304,5 @@ def _daemon_of(path: bytes) -> tuple[int, int] | None:
 def _wait_for_end(process: int, descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    try:
-        if process != os.getpid() and not poll.poll(_LEAVING_SECONDS * 1000):
-            events.warning(f"unmounted, but its daemon (process {process}) has not ended yet")
-    finally:
-        os.close(descriptor)
+    if process != os.getpid() and not poll.poll(_LEAVING_SECONDS * 1000):
+        events.warning(f"unmounted, but its daemon (process {process}) has not ended yet")

@@ -70,8 +70,8 @@ def mount(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*_python_path(), str(Path(__file__).parents[2])])}
     result = subprocess.run(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     if result.returncode:
-        told = os.fsdecode(result.stderr).strip().replace("unionfs: ", "")
-        raise UnionfsError(told or f"the mount failed with status {result.returncode}")
+        told = [line.removeprefix("unionfs: ") for line in os.fsdecode(result.stderr).strip().splitlines()]
+        raise UnionfsError("\n".join(told) or f"the mount failed with status {result.returncode}")
     return Mount(os.path.abspath(_text(target)))
 
 
