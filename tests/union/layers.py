@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from unionfs.union.inode import DirInode, FileInode, Inodes
 from unionfs.union.listing import merge
 
 Snapshot = dict[bytes, tuple[Any, ...]]
+DIALECTS = ("aufs", "overlay")
 
 
 class HandMade:
@@ -110,3 +112,7 @@ def _content(location: Location, st: os.stat_result) -> bytes:
         return b""
     with open(location.open(os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+Make = Callable[[str], HandMade]
+"""Makes a layer of that name; the fixture `make` gives one for each dialect."""

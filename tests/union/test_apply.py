@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, Snapshot, open_stack, shown_by, snapshot
+from tests.union.layers import DIALECTS, HandMade, Snapshot, open_stack, shown_by, snapshot
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory
 from unionfs.layer.stack import Stack
@@ -23,7 +23,6 @@ from unionfs.union.upper import HeldUpper
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices, owners and trusted attributes")
 
-DIALECTS = ("aufs", "overlay")
 
 
 @pytest.fixture(autouse=True)

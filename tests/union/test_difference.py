@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, open_stack, shown_by, snapshot
+from tests.union.layers import DIALECTS, HandMade, Make, open_stack, shown_by, snapshot
 from unionfs.union.difference import difference
 from unionfs.union.union import Union
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices and trusted attributes")
-
-DIALECTS = ("aufs", "overlay")
-Make = Callable[[str], HandMade]
-
-
-@pytest.fixture(params=DIALECTS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    return lambda name: HandMade(tmp_path / name, request.param)
-
 
 def diff(*layers: HandMade, index: int = 0) -> list[str]:
     with closing(open_stack(*(layer.path for layer in layers), dialect=layers[0].dialect)) as stack:

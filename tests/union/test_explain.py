@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, open_stack
+from tests.union.layers import DIALECTS, HandMade, Make, open_stack
 from unionfs.layer.stack import Stack
 from unionfs.union.difference import visible_roots
 from unionfs.union.explain import explain, given
@@ -19,15 +18,6 @@ from unionfs.union.lookup import find
 from unionfs.union.union import Union
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices and trusted attributes")
-
-DIALECTS = ("aufs", "overlay")
-Make = Callable[[str], HandMade]
-
-
-@pytest.fixture(params=DIALECTS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    return lambda name: HandMade(tmp_path / name, request.param)
-
 
 def say(path: str, *layers: HandMade) -> list[str]:
     """Each finding as "INDEX SAYS PLACE", with what hides it or where it leads to; places below the layers' parent."""
