@@ -107,18 +107,18 @@ class CopyUp:
 
     # Everything else
 
-    def file(self, inode: FileInode, keep: int | None = None) -> bool:
+    def file(self, inode: FileInode, keep: int | None = None) -> None:
         """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only.
 
-        True: there was more than that, so the copy is shorter than its origin.
+        A copy that is shorter for that is a change, and has the present time.
         """
         if inode.in_upper:
-            return False
+            return
         with self.tree:
             lock = inode.lock
         with lock:
             if inode.in_upper:
-                return False
+                return
             with self.tree:
                 source = inode.location
                 st = source.stat()
@@ -129,6 +129,8 @@ class CopyUp:
                     self._copy_data(data, st, keep)
                 with self.tree:
                     self._copy_all_attributes(source, copy, st)
+                    if keep is not None and keep != st.st_size:
+                        copy.set_times(None, files.UTIME_NOW)
                     self._publish(inode, copy, st)
             except BaseException:
                 with self.tree, suppress(OSError):
@@ -141,7 +143,6 @@ class CopyUp:
             if events.listeners:
                 size = st.st_size if keep is None else min(keep, st.st_size)
                 events.emit("copy-up", inode=inode.number, bytes=size if data is not None else 0)
-            return data is not None and keep is not None and keep != st.st_size
 
     def _begin(self, source: Location, st: os.stat_result) -> tuple[bytes, tuple[int, int] | None]:
         """A new object of the same type in the work directory; for a regular file (source, target) descriptors too."""

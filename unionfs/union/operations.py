@@ -179,20 +179,19 @@ class Operations:
         """Change what is not None; a time may be files.UTIME_NOW. `kill_priv`: setuid and setgid bits go."""
         change = Change(mode, uid, gid, size, atime_ns, mtime_ns, kill_priv)
         change.refuse(inode, handle)
-        if self._copy_up(inode, keep=size) and mtime_ns is None:
-            change = change._replace(mtime_ns=files.UTIME_NOW)
+        self._copy_up(inode, keep=size)
         with self._tree:
             change_attributes(inode, change, handle.fd if handle is not None else None)
             return of(inode, inode.location.stat())
 
-    def _copy_up(self, inode: Inode, keep: int | None = None) -> bool:
-        """See that the object is in the upper; of a file's data the first `keep` bytes are enough. Was it cut so?"""
+    def _copy_up(self, inode: Inode, keep: int | None = None) -> None:
+        """See that the object is in the upper; of a file's data the first `keep` bytes are enough."""
         self._names.refuse_read_only()
         if isinstance(inode, FileInode):
-            return self._copyup.file(inode, keep)
-        with self._tree:
-            self._copyup.directory(directory_of(inode))
-        return False
+            self._copyup.file(inode, keep)
+        else:
+            with self._tree:
+                self._copyup.directory(directory_of(inode))
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
         return self._xattrs.get(inode, name)
