@@ -521,11 +521,12 @@ class Gate:
 
 
 @pytest.fixture
-def slow(start: Callable[..., Mounted], tmp_path: Path) -> Path:
+def slow(start: Callable[..., Mounted], tmp_path: Path) -> Iterator[Path]:
     """A mount on which fsync waits until the file `gate` beside it exists."""
     fake = FakeOperations()
     fake.gate = Gate(tmp_path / "gate")  # type: ignore[assignment]
-    return start(fake=fake).path
+    yield start(fake=fake).path
+    (tmp_path / "gate").touch()
 
 
 FSYNC_NUMBERS = ("74", "82")
