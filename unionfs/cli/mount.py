@@ -33,6 +33,11 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   dialect=aufs       how deletions are written: aufs (.wh.NAME), or overlay as the kernel's overlayfs
   userxattr          keep the bookkeeping in user.* attributes: no privileges needed
   volatile           leave syncs out: quicker; the upper is not to be trusted after a crash of the machine
+  copyup=auto        what the first change of a lower file copies: whole, block (what is written to), or auto: small
+                     files whole. In the overlay dialect: whole, or auto: no data for a change of attributes
+  copyup_threshold=N the size from which auto copies by block; 64K, 1M
+  copyup_complete=W  the rest of a file copied by block is copied in the background while it is open, after the last
+                     close, or never
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source
@@ -128,6 +133,9 @@ def _open(request: MountRequest, faults: list[UnionfsError]) -> Operations:
             dialect=request.dialect,
             userxattr=request.userxattr,
             volatile=request.volatile,
+            copyup=request.copyup,
+            copyup_threshold=request.copyup_threshold,
+            copyup_complete=request.copyup_complete,
         )
     except Faults as more:
         # With a word misspelt, that its layer is missing too is no news.

@@ -120,7 +120,7 @@ def read_on_main(c: Connection, request: Request, fh: int, position: int, size: 
 def write_on_main(
     c: Connection, request: Request, fh: int, position: int, flags: int, content: memoryview
 ) -> int | HandOver:
-    if len(content) >= BIG_WRITE or c.operations.may_block(c.inodes[request.nodeid]):
+    if len(content) >= BIG_WRITE or c.operations.may_write_wait(c.handles[fh], position, len(content)):
         return HAND_OVER
     return calls.write(c, request, fh, position, flags, content)
 

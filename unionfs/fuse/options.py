@@ -15,6 +15,8 @@ from typing import NamedTuple
 from unionfs.errors import Faults, UnionfsError, did_you_mean
 from unionfs.layer.whiteout import DIALECTS
 from unionfs.linux.mounts import FLAG_WORDS
+from unionfs.union.completion import COMPLETE, WHEN
+from unionfs.union.copyup import COPYUP, THRESHOLD
 
 ENGINES = ("auto", "native", "fusepy")
 SYSLOG = b"syslog"
@@ -25,6 +27,9 @@ VALUES = {
     "upperdir": "DIR",
     "workdir": "DIR",
     "dialect": "|".join(DIALECTS),
+    "copyup": "|".join(COPYUP),
+    "copyup_threshold": "BYTES",
+    "copyup_complete": "|".join(WHEN),
     "engine": "|".join(ENGINES),
     "log": "FILE|syslog",
     "fsname": "NAME",
@@ -41,11 +46,15 @@ OTHERS_WORDS = (
 """What fstab(5) says to mount(8) and systemd, not to a filesystem: read, and nothing to do."""
 OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
+_CHOICES = {"dialect": tuple(DIALECTS), "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN}
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+
 _OVERLAYFS = ("is the kernel overlayfs's, and has no meaning here", "leave it out")
 _BRANCHES = ("is another union filesystem's", "write lowerdir=A:B,upperdir=U,workdir=W")
 _KNOWN_ELSEWHERE = {
     "remount": ("a mounted union cannot be changed", "unmount it and mount it anew"),
-    **dict.fromkeys(("index", "metacopy", "nfs_export", "redirect_dir", "uuid", "xino"), _OVERLAYFS),
+    "metacopy": ("is the kernel overlayfs's", "write copyup=auto: metadata alone is copied for a change of metadata"),
+    **dict.fromkeys(("index", "nfs_export", "redirect_dir", "uuid", "xino"), _OVERLAYFS),
     **dict.fromkeys(("br", "cow", "dirs"), _BRANCHES),
 }
 """Words that people bring along: why they are refused, and what to say in their place."""
@@ -60,6 +69,10 @@ class MountRequest(NamedTuple):
     dialect: str = "aufs"
     userxattr: bool = False
     volatile: bool = False
+    copyup: str | None = None
+    """None: the dialect's default."""
+    copyup_threshold: int = THRESHOLD
+    copyup_complete: str = COMPLETE
     allow_other: bool = False
     """Other users may look into the mount; for root it is so anyway."""
     words: tuple[str, ...] = ()
@@ -174,8 +187,18 @@ class _Reader:
             self.values["log"] = SYSLOG if value == SYSLOG else self._path(value)
         elif name == "fsname":
             self.values["source"] = unescape(value)
+        elif name == "copyup_threshold":
+            self._size(name, os.fsdecode(value))
         else:
-            self._choice(name, os.fsdecode(value), DIALECTS if name == "dialect" else ENGINES)
+            self._choice(name, os.fsdecode(value), _CHOICES[name])
+
+    def _size(self, name: str, value: str) -> None:
+        """Bytes, or KiB, MiB, GiB by a letter after the number."""
+        number, unit = (value[:-1], value[-1].upper()) if value[-1:].isalpha() else (value, "")
+        if number.isdecimal() and number.isascii() and unit in _UNITS:
+            self.values[name] = int(number) << _UNITS[unit]
+        else:
+            self.fault(f"{name}={value}", "is no size", f"write {name}=65536, or 64K, 1M, 1G")
 
     def _choice(self, name: str, value: str, choices: Iterable[str]) -> None:
         if value in choices:

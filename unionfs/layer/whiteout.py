@@ -11,6 +11,7 @@ shown. The formats:
     opaque     file `.wh..wh..opq` in the directory            xattr overlay.opaque=y
     redirect   symbolic link `.wh..wh..redirect` to the path   xattr overlay.redirect
     origin     xattr unionfs.origin = "1:LAYER:INO"            the same, and xattr overlay.origin (file handle)
+    part copy  xattr unionfs.blocks (union/blockmap.py)        xattr overlay.metacopy: none of its data is here
 
 The xattrs carry the prefix `trusted.`, or `user.` for mounts without privileges. Sources: aufs(5) "Whiteout",
 OCI image specification layer.md, Documentation/filesystems/overlayfs.rst.
@@ -60,6 +61,7 @@ class Dialect:
         self.own = prefix + b"unionfs."
         self.origin = self.own + b"origin"
         self.nlink = self.own + b"nlink"
+        self.blocks = self.own + b"blocks"
 
     # Reading
 
@@ -101,10 +103,6 @@ class Dialect:
 
     def is_reserved_node(self, mode: int, rdev: int) -> bool:
         """Would this node be misread as a mark?"""
-        return False
-
-    def lacks_data(self, location: Location) -> bool:
-        """Is this regular file only the metadata of one below?"""
         return False
 
     # Extended attributes
@@ -259,6 +257,7 @@ class Overlay(Dialect):
         super().__init__(prefix)
         self.base = prefix + b"overlay."
         self.kernel_origin = self.base + b"origin"
+        self.metacopy = self.base + b"metacopy"
         self.nlink = self.base + b"nlink"
 
     def find(self, directory: Directory, name: bytes) -> Answer:
@@ -306,10 +305,6 @@ class Overlay(Dialect):
             else:
                 visible[name] = kind
         return visible, deleted
-
-    def lacks_data(self, location: Location) -> bool:
-        """overlayfs.rst, "Metadata only copy up": the file is sparse, and the layers below have the data."""
-        return location.find_xattr(self.base + b"metacopy") is not None
 
     def is_reserved_node(self, mode: int, rdev: int) -> bool:
         return stat.S_ISCHR(mode) and rdev == 0

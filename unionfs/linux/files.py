@@ -17,7 +17,7 @@ from contextlib import suppress
 from unionfs.linux.libc import check, libc
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT = 1, 2, 8, 16, 32
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT, FALLOC_UNSHARE = 1, 2, 8, 16, 32, 64
 
 UTIME_NOW = (1 << 30) - 1
 """A time that means "now"; as a number of nanoseconds it would be 1970-01-01 00:00:01.07, the price of one name."""

@@ -8,6 +8,7 @@ alone: the upper's root was made by the user, not by a change in the union.
 
 In order:
 
+    settle.py      partly copied files are completed in the upper: what they go on in is about to be replaced
     relink.py      lower hard links whose file was copied up
     renamed.py     directories that were renamed are set aside
     this file      the upper is walked, and each thing it has or deletes is written into the target
@@ -25,17 +26,19 @@ from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory, Layer
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
-from unionfs.layer.whiteout import WHITEOUT, Dialect, Overlay
+from unionfs.layer.whiteout import WHITEOUT, Overlay
 from unionfs.union.below import NOWHERE, Below, Place
 from unionfs.union.inode import Inodes
 from unionfs.union.lookup import find
 from unionfs.union.relink import Relinking
 from unionfs.union.renamed import check, find_renamed, is_renamed, key, set_aside
+from unionfs.union.settle import settle
+from unionfs.union.source import Sources
 from unionfs.union.staging import STAGING, Staging
 from unionfs.union.transplant import copy_attributes
 from unionfs.union.upper import HeldUpper, refuse_mounts_inside
 
-_DT_DIR, _DT_REG = stat.S_IFDIR >> 12, stat.S_IFREG >> 12
+_DT_DIR = stat.S_IFDIR >> 12
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -64,9 +67,6 @@ def _refuse_foreign_marks(below: Below, dialect: Overlay, upper: Directory, plac
         hint = "keep the merged tree instead: apply --to NEW-DIRECTORY"
         raise UnionfsError(os.fsdecode(place.own.path), "its whiteouts are files with attributes (opaque=x)", hint)
     for name, kind in dialect.read(upper)[0].items():
-        if kind == _DT_REG and Location(upper, name).find_xattr(dialect.base + b"metacopy") is not None:
-            path, hint = os.fsdecode(os.path.join(upper.path, name)), "write to the file through the kernel's overlayfs"
-            raise UnionfsError(path, "it has no data of its own (metacopy)", hint)
         if kind == _DT_DIR:
             child = upper.child(name)
             is_elsewhere = dialect.is_opaque(child) or dialect.redirect(child) is not None
@@ -95,7 +95,9 @@ def apply(held: HeldUpper, lower: Stack) -> None:
     elif begun != own.path:
         why = f"its apply to {os.fsdecode(begun)} was interrupted"
         raise UnionfsError(f"upperdir {shown}", why, "finish that one first, with the layers of that time")
-    staging = _begin(held, own, stack.dialect)
+    if begun is None:
+        settle(stack)
+    staging = _begin(held, own, Sources(stack))
     try:
         _apply(held, Below(stack), staging)
     except OSError as error:
@@ -108,10 +110,10 @@ def apply(held: HeldUpper, lower: Stack) -> None:
         staging.close()
 
 
-def _begin(held: HeldUpper, target: Layer, dialect: Dialect) -> Staging:
+def _begin(held: HeldUpper, target: Layer, sources: Sources) -> Staging:
     """Make room in the target, and note that an apply is under way."""
     try:
-        staging = Staging(target, dialect)
+        staging = Staging(target, sources)
     except OSError as error:
         why = f"cannot be written: {(error.strerror or str(error)).lower()}"
         raise UnionfsError(f"lowerdir {os.fsdecode(target.path)}", why, "nothing was changed") from error

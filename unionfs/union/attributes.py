@@ -49,8 +49,11 @@ class Entry(NamedTuple):
 
 def of(inode: Inode, st: os.stat_result) -> Attributes:
     """The attributes of an inode whose real object has the attributes `st`."""
+    mtime_ns = st.st_mtime_ns
+    if isinstance(inode, FileInode) and inode.data is not None and inode.data.mtime_ns is not None:
+        mtime_ns = inode.data.mtime_ns
     return Attributes(
-        inode.number, st.st_size, st.st_blocks, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, st.st_mode,
+        inode.number, st.st_size, st.st_blocks, st.st_atime_ns, mtime_ns, st.st_ctime_ns, st.st_mode,
         _link_count(inode, st.st_nlink), st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
     )  # fmt: skip
 

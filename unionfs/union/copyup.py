@@ -3,7 +3,7 @@
 Called by `operations.py` and the files of changes. It promises: type, owner, mode, times to the nanosecond, extended
 attributes, ACLs, holes and hard links survive; parents come first; the copy is built in the work directory and
 published by one rename, so that a crash leaves the old state or the new one; only the object's own lock is held while
-data is copied, so that nothing else waits.
+data is copied, so that nothing else waits. How much of a file's data is copied is the union's choice (`Amount`).
 
 Lock order: the inode's lock, then the tree lock (see `operations.py`). `directory` and `name` are called under the tree
 lock; `file` is not, and takes both itself.
@@ -15,42 +15,65 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from unionfs import events
-from unionfs.errors import failed
+from unionfs.errors import UnionfsError, did_you_mean, failed
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Overlay
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
+from unionfs.union.content import Content
 from unionfs.union.dentry import Dentry
 from unionfs.union.handle import FileHandle
 from unionfs.union.inode import DirInode, FileInode, Inodes
+from unionfs.union.partial import PartialFile
+from unionfs.union.source import LONGEST_REDIRECT, Sources
 
-_CHUNK = 8 << 20
-"""Bytes copied between two looks at the interrupt check."""
-_NO_SUCH_WAY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
-_thread = threading.local()
-
-
-def set_interrupt_check(check: Callable[[], bool] | None) -> None:
-    """For this thread: what a long copy-up asks between chunks; when it answers True, the copy-up ends with EINTR."""
-    _thread.interrupted = check
+COPYUP = ("auto", "whole", "block")
+THRESHOLD = 64 << 10
+"""Bytes of data from which "auto" copies by block, chosen by benchmarks/copyup_threshold.py."""
 
 
-def _stop_if_interrupted() -> None:
-    check = getattr(_thread, "interrupted", None)
-    if check is not None and check():
-        raise OSError(errno.EINTR, "interrupted while the file was copied up")
+class Amount(NamedTuple):
+    """How much of a file's data the first change copies. By dialect, `how` means
+
+                aufs                                                  overlay
+        whole   all of it                                             all of it
+        block   nothing; writing copies blocks (`partial.py`)         refused when the union is opened
+        auto    all, by reflink or if it is shorter than              the same; nothing, for a change of attributes
+                `threshold` bytes; else as block                      alone (metacopy); to be written to, all of it
+    """
+
+    how: str = "auto"
+    threshold: int = THRESHOLD
+
+    @classmethod
+    def of(cls, dialect: str, how: str | None, threshold: int = THRESHOLD) -> Amount:
+        """`how` is None for the dialect's default: auto in the aufs dialect; whole in the overlay dialect, since the
+        kernel refuses a file without data unless it is mounted with metacopy=on. Raises UnionfsError."""
+        if how is None:
+            return cls("whole" if dialect == Overlay.name else "auto", threshold)
+        if how not in COPYUP:
+            hint = did_you_mean(how, COPYUP) or f"one of {', '.join(COPYUP)}"
+            raise UnionfsError(f"copyup={how}", "there is no such copyup", hint)
+        if how == "block" and dialect == Overlay.name:
+            why = "the overlay dialect has no block maps: the kernel would read zeros"
+            raise UnionfsError("copyup=block", why, "write copyup=auto, or dialect=aufs")
+        if threshold < 0:
+            raise UnionfsError(f"copyup_threshold={threshold}", "is less than 0", "give a number of bytes")
+        return cls(how, threshold)
 
 
 class CopyUp:
-    def __init__(self, inodes: Inodes, tree: threading.RLock) -> None:
+    def __init__(self, inodes: Inodes, tree: threading.RLock, amount: Amount) -> None:
         self.inodes = inodes
         self.stack = inodes.stack
         self.tree = tree
+        self.amount = amount
+        self.sources = Sources(inodes.stack)
 
     @property
     def work(self) -> WorkDirectory:
@@ -107,77 +130,128 @@ class CopyUp:
 
     # Everything else
 
-    def file(self, inode: FileInode, keep: int | None = None) -> None:
-        """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only.
+    def file(self, inode: FileInode, keep: int | None = None, to_write: bool = False) -> None:
+        """Copy an object up, unless it is already; of a regular file's data the first `keep` bytes only. `to_write`: it
+        is about to be opened, or cut.
 
         A copy that is shorter for that is a change, and has the present time.
         """
-        if inode.in_upper:
+        if inode.in_upper and not (to_write and isinstance(self.stack.dialect, Overlay)):
             return
         with self.tree:
             lock = inode.lock
         with lock:
             if inode.in_upper:
+                if to_write:
+                    self._complete_metacopy(inode, keep)
                 return
-            with self.tree:
-                source = inode.location
-                st = source.stat()
-                aside, data = self._begin(source, st)
-            copy = Location(self.work.area, aside)
-            try:
-                if data is not None:
-                    self._copy_data(data, st, keep)
-                with self.tree:
-                    self._copy_all_attributes(source, copy, st)
-                    if keep is not None and keep != st.st_size:
-                        copy.set_times(None, files.UTIME_NOW)
-                    self._publish(inode, copy, st)
-            except BaseException:
-                with self.tree, suppress(OSError):
-                    self.work.area.unlink(aside)
-                raise
-            finally:
-                if data is not None:
-                    os.close(data[0])
-                    os.close(data[1])
+            copied = self._copy(inode, keep, to_write)
             if events.listeners:
-                size = st.st_size if keep is None else min(keep, st.st_size)
-                events.emit("copy-up", inode=inode.number, bytes=size if data is not None else 0)
+                events.emit("copy-up", inode=inode.number, bytes=copied)
 
-    def _begin(self, source: Location, st: os.stat_result) -> tuple[bytes, tuple[int, int] | None]:
-        """A new object of the same type in the work directory; for a regular file (source, target) descriptors too."""
+    def _copy(self, inode: FileInode, keep: int | None, to_write: bool) -> int:
+        """How many bytes of data that took."""
+        with self.tree:
+            source = inode.location
+            st = source.stat()
+            redirect = None if to_write else self._redirect(inode)
+            aside, data = self._begin(source, st)
+        copy, part, copied = Location(self.work.area, aside), None, 0
+        try:
+            if data is not None:
+                part, copied = self._copy_data(data, source, st, keep, to_write, redirect)
+            with self.tree:
+                self._copy_all_attributes(source, copy, st)
+                if keep is not None and keep != st.st_size:
+                    copy.set_times(None, files.UTIME_NOW)
+                self._publish(inode, copy, st, part)
+        except BaseException:
+            with self.tree, suppress(OSError):
+                self.work.area.unlink(aside)
+            raise
+        finally:
+            if data is not None:
+                os.close(data[1])
+        return copied
+
+    def _begin(self, source: Location, st: os.stat_result) -> tuple[bytes, tuple[Content, int] | None]:
+        """A new object of the same type in the work directory; of a regular file, the source's content and the target's
+        descriptor."""
         area, aside = self.work.area, self.work.temporary_name()
         if stat.S_ISREG(st.st_mode):
-            data = self.open_data(source, os.O_RDONLY)
-            try:
-                return aside, (data, area.create(aside, os.O_RDWR, 0o600))
-            except BaseException:
-                os.close(data)
-                raise
+            content = self.sources.open(source)
+            return aside, (content, area.create(aside, os.O_RDWR, 0o600))
         if stat.S_ISLNK(st.st_mode):
             area.symlink(aside, source.readlink())
         else:
             area.mknod(aside, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
         return aside, None
 
-    def open_data(self, location: Location, flags: int) -> int:
-        """A descriptor of a regular file. Raises EIO for one that the kernel copied up without its data (metacopy): it
-        would be read as zeros."""
-        if self.stack.dialect.lacks_data(location):
-            shown = os.fsdecode(location.path)
-            events.error(f"{shown} has no data of its own (metacopy): write to it once through the kernel's overlayfs")
-            raise failed(errno.EIO, location.path)
-        return location.open(flags)
-
-    def _copy_data(self, data: tuple[int, int], st: os.stat_result, keep: int | None) -> None:
-        source, target = data
-        if keep is None and files.clone_data(target, source):
-            return
+    def _copy_data(
+        self, data: tuple[Content, int], source: Location, st: os.stat_result, keep: int | None, to_write: bool,
+        redirect: bytes | None,
+    ) -> tuple[PartialFile | None, int]:  # fmt: skip
+        """Copy data, or not: what knows where the bytes are in the second case, and how many were copied."""
+        content, target = data
         length = st.st_size if keep is None else min(keep, st.st_size)
+        how, threshold = self.amount
+        if keep is None and how != "block" and content.clone_into(target):
+            return None, 0
+        if length and how != "whole" and (how == "block" or length >= threshold):
+            part = self._make_partial(content, target, source, st, length, to_write, redirect)
+            if part is not None:
+                return part, 0
         os.ftruncate(target, length)
-        copy_ranges(source, target, length)
+        content.copy(target, 0, length)
         if not self.stack.volatile and length:
             os.fsync(target)
+        return None, length
+
+    def _make_partial(
+        self, content: Content, target: int, source: Location, st: os.stat_result, length: int, to_write: bool,
+        redirect: bytes | None,
+    ) -> PartialFile | None:  # fmt: skip
+        if isinstance(self.stack.dialect, Overlay):
+            if to_write or redirect is None:
+                return None
+            return self.sources.make_metacopy(content, target, source, st, redirect)
+        return self.sources.make_mapped(content, target, source, st, length)
+
+    def _redirect(self, inode: FileInode) -> bytes | None:
+        """The path under which the lower layers know a file, if it fits into a mark."""
+        if inode.dentry is None:
+            return None
+        parent = self.inodes.lower_path(inode.dentry.parent)
+        path = os.path.join(parent, inode.dentry.name) if parent is not None else b""
+        return path if 0 < len(path) <= LONGEST_REDIRECT else None
+
+    def _complete_metacopy(self, inode: FileInode, keep: int | None) -> None:
+        """All data, or the first `keep` bytes, before anybody writes to a file that was copied up without: no map could
+        say what is there."""
+        with self.tree:
+            data = inode.data or self.sources.open_partial(inode.location)
+        if data is None:
+            return
+        if keep is not None and keep < data.blocks.watermark:
+            data.truncate(keep)
+        data.complete()
+        inode.forget_data(data)
+
+    def keep_findable(self, inode: FileInode) -> None:
+        """Before a file gets another name: one that goes on below under its own must say so. Under the tree lock."""
+        dialect = self.stack.dialect
+        if not isinstance(dialect, Overlay) or not inode.in_upper or inode.kind != stat.S_IFREG:
+            return
+        mark = dialect.base + b"redirect"
+        if inode.location.find_xattr(dialect.metacopy) is None:
+            return
+        redirect = inode.location.find_xattr(mark)
+        if redirect is not None and redirect.startswith(b"/"):
+            return
+        path = self._redirect(inode)
+        if path is None:
+            raise failed(errno.EXDEV, inode.location.path)
+        inode.location.setxattr(mark, os.path.join(os.path.dirname(path), redirect or os.path.basename(path)))
 
     def _copy_all_attributes(self, source: Location, copy: Location, st: os.stat_result) -> None:
         """And the origin. The mode comes after all that it may forbid its owner, the times last."""
@@ -227,7 +301,7 @@ class CopyUp:
             with suppress(OSError):
                 copy.setxattr(dialect.kernel_origin, self.inodes.origins.kernel_form(source))
 
-    def _publish(self, inode: FileInode, copy: Location, st: os.stat_result) -> None:
+    def _publish(self, inode: FileInode, copy: Location, st: os.stat_result, part: PartialFile | None) -> None:
         """Give the finished copy its name, or none when all its names were deleted meanwhile."""
         names = st.st_nlink + inode.nlink_extra
         dentry, extra = inode.dentry, 0
@@ -254,7 +328,7 @@ class CopyUp:
         if key is not None:
             hardlinks.drop_deleted(inode.location, st.st_ino)
         inode.nlink_extra = extra
-        self._switch(inode, location)
+        self._switch(inode, location, part)
 
     def name(self, inode: FileInode, dentry: Dentry) -> None:
         """Give a copied-up hard link its name in the upper, which a lower layer alone had. Under the tree lock."""
@@ -264,51 +338,17 @@ class CopyUp:
         inode.nlink_extra -= 1
         self.inodes.hardlinks.write(inode.location, inode.nlink_extra)
 
-    def _switch(self, inode: FileInode, location: Location) -> None:
-        """From here on the object is its copy, for open descriptors too: dup2(2) replaces each at once."""
+    def _switch(self, inode: FileInode, location: Location, part: PartialFile | None) -> None:
+        """From here on the object is its copy, for open descriptors too: dup2(2) replaces each at once.
+
+        A reader that finds the new descriptor finds out, afterwards at the latest, where the bytes are.
+        """
+        if part is not None:
+            inode.data = part
         for handle in inode.handles or ():
             if isinstance(handle, FileHandle):
                 handle.switch(location)
+        if part is None:
+            inode.data = None
         inode.location, inode.in_upper = location, True
         self.inodes.copied_up(inode, location.stat())
-
-
-def copy_ranges(source: int, target: int, length: int) -> None:
-    """Copy the first `length` bytes between two descriptors, holes left as holes (lseek(2), SEEK_DATA)."""
-    position = 0
-    while position < length:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-            end = min(os.lseek(source, start, os.SEEK_HOLE), length)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            start, end = position, length
-        if start < length:
-            copy_range(source, target, start, end)
-        position = max(end, position + 1)
-
-
-def copy_range(source: int, target: int, start: int, end: int) -> None:
-    """Copy the bytes from `start` to `end` to the same place, in the kernel where it can."""
-    in_kernel = True
-    while start < end:
-        _stop_if_interrupted()
-        size = min(end - start, _CHUNK)
-        if in_kernel:
-            try:
-                done = os.copy_file_range(source, target, size, start, start)
-            except OSError as error:
-                if error.errno not in _NO_SUCH_WAY:
-                    raise
-                in_kernel = False
-                continue
-            if done == 0:
-                in_kernel = False
-                continue
-        else:
-            data = os.pread(source, min(size, 1 << 20), start)
-            if not data:
-                return
-            done = os.pwrite(target, data, start)
-        start += done

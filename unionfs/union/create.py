@@ -112,6 +112,7 @@ class Creation:
 
     def link(self, inode: FileInode, parent: DirInode, name: bytes) -> None:
         """A further name for an object of the upper, or the first one for a file without."""
+        self.copyup.keep_findable(inode)
         upper = self.copyup.directory(parent)
         if self.dialect.in_place and self.dialect.hides(upper, name):
             work = self.copyup.work

@@ -16,6 +16,7 @@ from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.inode import DirInode, FileInode, Inodes
 from unionfs.union.listing import merge
+from unionfs.union.source import Sources
 from unionfs.union.transplant import Translation, copy_attributes, transplant
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -65,6 +66,7 @@ def _shown(stack: Stack) -> Translation:
 class _Copy:
     def __init__(self, stack: Stack, translation: Translation) -> None:
         self.inodes = Inodes(stack)
+        self.sources = Sources(stack)
         self.dialect = stack.dialect
         self.translation = translation
         self.names = self.bytes = 0
@@ -97,7 +99,7 @@ class _Copy:
         if first is not None:
             first.link(target, name)
             return
-        transplant(source, st, target, name, self.translation)
+        transplant(self.sources, source, st, target, name, self.translation)
         if stat.S_ISREG(st.st_mode):
             self.bytes += st.st_size
         if st.st_nlink > 1:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
+from unionfs.linux import files
+from unionfs.union.content import Content
 from unionfs.union.listing import merge
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Handle:
 
 
 class FileHandle(Handle):
+    """While the inode has `data`, the file's bytes are read and written through that."""
+
     __slots__ = ("_may_ask_cache", "fd", "flags", "inode")
 
     def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
@@ -49,13 +53,35 @@ class FileHandle(Handle):
         finally:
             os.close(fresh)
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
+    @property
+    def is_synchronous(self) -> bool:
+        return bool(self.flags & (os.O_SYNC | os.O_DSYNC))
+
+    def read(self, offset: int, size: int) -> bytes | bytearray:
+        """Read again when the file was copied up in between: the descriptor was replaced by one with holes."""
+        while True:
+            data = self.inode.data
+            if data is None:
+                found: bytes | bytearray = os.pread(self.fd, size, offset)
+            else:
+                found = bytearray(size)
+                with memoryview(found) as view:
+                    count = data.read(view, offset)
+                del found[count:]
+            if self.inode.data is data:
+                return found
+
+    def read_cached(self, offset: int, size: int) -> bytearray | None:
         """The bytes, if the page cache has them all (preadv2(2), RWF_NOWAIT); None: reading may wait for a disk."""
         if not self._may_ask_cache:
             return None
-        buffer = bytearray(size)
+        buffer, data = bytearray(size), self.inode.data
         try:
-            count = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
+            with memoryview(buffer) as view:
+                if data is None:
+                    count = os.preadv(self.fd, [view], offset, os.RWF_NOWAIT)
+                else:
+                    count = data.read(view, offset, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._may_ask_cache = False
@@ -64,7 +90,43 @@ class FileHandle(Handle):
             return None
         if count < size and offset + count < os.fstat(self.fd).st_size:
             return None
-        return bytes(buffer[:count]) if count < size else bytes(buffer)
+        del buffer[count:]
+        return buffer if self.inode.data is data else None
+
+    def write(self, offset: int, content: bytes | bytearray | memoryview) -> int:
+        data = self.inode.data
+        if data is None:
+            return os.pwrite(self.fd, content, offset)
+        count = data.write(content, offset, self.is_synchronous)
+        if data.is_finished:
+            self.inode.forget_data(data)
+        return count
+
+    def sync(self, datasync: bool = False) -> None:
+        data = self.inode.data
+        if data is not None and data.is_writable:
+            data.sync(datasync)
+            if data.is_finished:
+                self.inode.forget_data(data)
+        else:
+            (os.fdatasync if datasync else os.fsync)(self.fd)
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        data = self.inode.data
+        if data is None:
+            files.fallocate(self.fd, mode, offset, length)
+        else:
+            data.fallocate(mode, offset, length)
+
+    def copy_in(self, source: Content, start: int, to: int, length: int) -> int:
+        data = self.inode.data
+        if data is None:
+            return source.copy_range(start, self.fd, to, length)
+        return data.copy_in(source, start, to, length)
+
+    def content(self) -> Content:
+        """Where its bytes are, while it is open."""
+        return self.inode.data or Content(os.dup(self.fd))
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -24,6 +24,7 @@ from unionfs.union.lookup import Found, find
 
 if TYPE_CHECKING:
     from unionfs.union.handle import Handle
+    from unionfs.union.partial import PartialFile
 
 
 class Inode:
@@ -114,7 +115,7 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("has_origin", "identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries"),
+        *("data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries"),
         *("nlink_extra", "temporary"),
     )
 
@@ -126,6 +127,8 @@ class FileInode(Inode):
         """Whether it is a copy of a lower object."""
         self.temporary = False
         """Made without a name (O_TMPFILE), so that it may be given one."""
+        self.data: PartialFile | None = None
+        """Its bytes while it is open, if some of them are in another file than `location`."""
         self.identity = 0
         self.lower_identity = 0
         self.more_dentries: list[Dentry] | None = None
@@ -137,6 +140,11 @@ class FileInode(Inode):
     @property
     def is_copied(self) -> bool:
         return self.has_origin
+
+    def forget_data(self, data: PartialFile) -> None:
+        """All bytes are at `location` now, or nobody needs them any more."""
+        if self.data is data:
+            self.data = None
 
     def dentries(self) -> list[Dentry]:
         if self.dentry is None:

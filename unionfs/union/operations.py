@@ -10,7 +10,8 @@ Locks, in the order in which they are taken:
     2. the tree      names, the table of inodes, the descriptors of directories: held for single system calls, never
                      while file data is copied or synced
 
-An open file's data is read and written with neither.
+An open file's data is read with neither. One that was copied up in part has a lock of its own between the two, held
+while it is written to, cut, or copied in the background (see `partial.py`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from unionfs.errors import failed
 from unionfs.layer.stack import Stack
 from unionfs.linux import files
 from unionfs.union.attributes import Attributes, Caller, Entry, of
-from unionfs.union.copyup import CopyUp, set_interrupt_check
+from unionfs.union.completion import COMPLETE
+from unionfs.union.content import set_interrupt_check
+from unionfs.union.copyup import THRESHOLD, Amount, CopyUp
 from unionfs.union.create import Creation
+from unionfs.union.data import Data
 from unionfs.union.handle import KEPT_FLAGS, DirHandle, FileHandle
 from unionfs.union.inode import FileInode, Inode, Inodes
 from unionfs.union.names import Names, directory_of
@@ -43,12 +47,15 @@ _COPIED_AT_ONCE = 1 << 30
 
 
 class Operations:
-    """One union. Parameters as those of Stack.open; raises Faults with everything that is wrong with the layers."""
+    """One union. Parameters as those of Stack.open, and how files are copied up: `copyup` and `copyup_threshold`, in
+    bytes, as in copyup.Amount, `copyup_complete` as in completion.py. Raises Faults with all that is wrong."""
 
     def __init__(
         self, lower: Sequence[Name], upper: Name | None = None, work: Name | None = None, *, dialect: str = "aufs",
-        userxattr: bool = False, volatile: bool = False,
+        userxattr: bool = False, volatile: bool = False, copyup: str | None = None, copyup_threshold: int = THRESHOLD,
+        copyup_complete: str = COMPLETE,
     ) -> None:  # fmt: skip
+        amount = Amount.of(dialect, copyup, copyup_threshold)
         self.stack = Stack.open(
             [os.fsencode(path) for path in lower],
             None if upper is None else os.fsencode(upper),
@@ -61,11 +68,12 @@ class Operations:
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)
         self._names = Names(self._inodes)
-        self._copyup = CopyUp(self._inodes, self._tree)
+        self._copyup = CopyUp(self._inodes, self._tree, amount)
+        self._data = Data(self._inodes, self._tree, self._copyup.sources, copyup_complete)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
-        self._xattrs = Xattrs(self.stack, self._tree, self._copy_up)
+        self._xattrs = Xattrs(self.stack, self._tree, self._copy_up, self._data.untouched)
         self.root = self._inodes.root
 
     @property
@@ -116,7 +124,7 @@ class Operations:
             self._names.vacant(parent, name)  # before anything is copied up in vain
         if not isinstance(inode, FileInode):
             raise failed(errno.EPERM, name)
-        self._copyup.file(inode)
+        self._copy_up(inode)
         with self._tree:
             directory = self._names.vacant(parent, name)
             if inode.link_count() == 0 and not inode.temporary:
@@ -148,7 +156,7 @@ class Operations:
             if waiting is None:
                 return
             try:
-                self._copyup.file(waiting)
+                self._copy_up(waiting)
             finally:
                 self.forget(waiting)
 
@@ -179,16 +187,28 @@ class Operations:
         """Change what is not None; a time may be files.UTIME_NOW. `kill_priv`: setuid and setgid bits go."""
         change = Change(mode, uid, gid, size, atime_ns, mtime_ns, kill_priv)
         change.refuse(inode, handle)
-        self._copy_up(inode, keep=size)
-        with self._tree:
+        self._copy_up(inode, size)
+        if size is not None and isinstance(inode, FileInode):
+            change = self._cut(inode, change)
+        with self._data.untouched(inode), self._tree:
             change_attributes(inode, change, handle.fd if handle is not None else None)
             return of(inode, inode.location.stat())
 
-    def _copy_up(self, inode: Inode, keep: int | None = None) -> None:
-        """See that the object is in the upper; of a file's data the first `keep` bytes are enough."""
+    def _cut(self, inode: FileInode, change: Change) -> Change:
+        """A partly copied file is cut or made longer by its own rules; what is then left to be changed."""
+        with self._data.borrowed(inode) as data:
+            if data is None or change.size is None:
+                return change
+            data.truncate(change.size)
+        return change._replace(size=None)
+
+    def _copy_up(self, inode: Inode, size: int | None = None) -> None:
+        """See that the object is in the upper; of a file that is cut to `size` bytes no more data than that."""
         self._names.refuse_read_only()
         if isinstance(inode, FileInode):
-            self._copyup.file(inode, keep)
+            self._copyup.file(inode, size, to_write=size is not None)
+            with self._tree:
+                self._data.unused(inode)
         else:
             with self._tree:
                 self._copyup.directory(directory_of(inode))
@@ -209,8 +229,16 @@ class Operations:
     # Files
 
     def may_block(self, inode: Inode) -> bool:
-        """Whether changing the object may wait for a copy of its data."""
-        return isinstance(inode, FileInode) and not inode.in_upper and inode.kind == stat.S_IFREG and not self.read_only
+        """Whether changing the object may wait for a copy of its data, or for whoever copies it just now."""
+        if not isinstance(inode, FileInode) or self.read_only:
+            return False
+        return inode.data is not None or (not inode.in_upper and inode.kind == stat.S_IFREG)
+
+    @staticmethod
+    def may_write_wait(handle: FileHandle, offset: int, size: int) -> bool:
+        """The same of writing to an open file."""
+        data = handle.inode.data
+        return data is not None and data.may_wait(offset, size)
 
     @staticmethod
     def set_interrupt_check(check: Callable[[], bool] | None) -> None:
@@ -273,35 +301,36 @@ class Operations:
         truncate = bool(flags & os.O_TRUNC)
         if flags & os.O_ACCMODE != os.O_RDONLY or truncate:
             self._names.refuse_read_only()
-            self._copyup.file(inode, keep=0 if truncate else None)
-        with self._tree:
-            if kill_priv:
+            self._copyup.file(inode, keep=0 if truncate else None, to_write=True)
+        if truncate:
+            with self._data.borrowed(inode) as data:
+                if data is not None:
+                    data.truncate(0)
+        if kill_priv:
+            with self._data.untouched(inode), self._tree:
                 change_attributes(inode, Change(kill_priv=True))
+        with self._tree:
             kept = self._file_flags(flags)
-            fd = self._copyup.open_data(inode.location, kept | (flags & os.O_TRUNC))
-            handle = FileHandle(inode, fd, kept)
-            inode.opened(handle)
+            handle = FileHandle(inode, inode.location.open(kept | (flags & os.O_TRUNC)), kept)
+            self._data.opened(handle)
             return handle
 
     def release(self, handle: FileHandle) -> None:
-        with self._tree:
-            handle.inode.closed(handle)
-            handle.close()
-            self._inodes.drop_unused(handle.inode)
+        self._data.release(handle)
 
-    def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
-        return os.pread(handle.fd, size, offset)
+    def read(self, handle: FileHandle, offset: int, size: int) -> bytes | bytearray:
+        return handle.read(offset, size)
 
-    def read_cached(self, handle: FileHandle, offset: int, size: int) -> bytes | None:
+    def read_cached(self, handle: FileHandle, offset: int, size: int) -> bytearray | None:
         """As `read`, if that waits for no disk; else None."""
         return handle.read_cached(offset, size)
 
     def write(
         self, handle: FileHandle, offset: int, data: bytes | bytearray | memoryview, kill_priv: bool = False
     ) -> int:
-        count = os.pwrite(handle.fd, data, offset)
+        count = handle.write(offset, data)
         if kill_priv:
-            with self._tree:
+            with self._data.untouched(handle.inode), self._tree:
                 change_attributes(handle.inode, Change(kill_priv=True), handle.fd)
         return count
 
@@ -310,18 +339,18 @@ class Operations:
 
     def fsync(self, handle: FileHandle, datasync: bool = False) -> None:
         if handle.inode.in_upper and not self.stack.volatile:
-            (os.fdatasync if datasync else os.fsync)(handle.fd)
+            handle.sync(datasync)
 
     def fallocate(self, handle: FileHandle, mode: int, offset: int, length: int) -> None:
-        files.fallocate(handle.fd, mode, offset, length)
+        handle.fallocate(mode, offset, length)
 
     def lseek(self, handle: FileHandle, offset: int, whence: int) -> int:
         """SEEK_DATA or SEEK_HOLE, from `offset` on."""
-        return os.lseek(handle.fd, offset, whence)
+        return handle.content().seek(offset, whence)
 
     def copy_file_range(self, source: FileHandle, start: int, target: FileHandle, to: int, length: int) -> int:
         """At most a gibibyte at once, as write(2) may write less than it was asked for."""
-        return os.copy_file_range(source.fd, target.fd, min(length, _COPIED_AT_ONCE), start, to)
+        return target.copy_in(source.content(), start, to, min(length, _COPIED_AT_ONCE))
 
     # Directories
 
@@ -375,9 +404,10 @@ class Operations:
         return os.statvfs_result(found)
 
     def syncfs(self) -> None:
-        if self.stack.upper is not None and not self.stack.volatile:
-            files.sync_filesystem(self.stack.upper.root.fd)
+        """syncfs(2) of the upper."""
+        self._data.sync()
 
     def close(self) -> None:
         """Give all up: locks, descriptors. What is open cannot be used any more."""
+        self._data.close()
         self.stack.close()

@@ -117,8 +117,10 @@ class Renaming:
         inode = dentry.inode
         if isinstance(inode, DirInode):
             self.copyup.directory(inode)
-        elif isinstance(inode, FileInode) and not dentry.in_upper:
-            self.copyup.name(inode, dentry)
+        elif isinstance(inode, FileInode):
+            self.copyup.keep_findable(inode)
+            if not dentry.in_upper:
+                self.copyup.name(inode, dentry)
 
     def _mark(self, old: Dentry, parent: DirInode, name: bytes) -> None:
         """Say in the directory where it goes on below, or that it does not. True already where it still is."""

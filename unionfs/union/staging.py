@@ -19,9 +19,9 @@ from contextlib import suppress
 
 from unionfs.layer.layer import Directory, Layer, remove_tree
 from unionfs.layer.location import Location
-from unionfs.layer.whiteout import Dialect
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
+from unionfs.union.source import Sources
 from unionfs.union.transplant import transplant
 
 STAGING = b".wh..wh.unionfs-apply"
@@ -29,9 +29,10 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Staging:
-    def __init__(self, target: Layer, dialect: Dialect) -> None:
+    def __init__(self, target: Layer, sources: Sources) -> None:
         self.target = target
-        self.dialect = dialect
+        self.sources = sources
+        self.dialect = sources.dialect
         self._is_closed = False
         self._last: tuple[Directory, bytes] = (target.root, b"")
         with suppress(FileExistsError):
@@ -94,14 +95,14 @@ class Staging:
                 return  # rename(2) does nothing between two names of one object
             shared.link(self.work.area, aside)
         else:
-            transplant(source, st, self.work.area, aside, self.kept_attribute)
+            transplant(self.sources, source, st, self.work.area, aside, self.kept_attribute)
         self.put(self.work.area, aside, place, name)
 
     def _shared(self, source: Location, st: os.stat_result) -> Location:
         key = b"%d" % st.st_ino
         if not self.links.has(key):
             aside = self.work.temporary_name()
-            transplant(source, st, self.work.area, aside, self.kept_attribute)
+            transplant(self.sources, source, st, self.work.area, aside, self.kept_attribute)
             self.work.area.move(aside, self.links, key)
         return Location(self.links, key)
 

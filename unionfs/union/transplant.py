@@ -16,22 +16,22 @@ from contextlib import suppress
 from unionfs import events
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
-from unionfs.linux import files
-from unionfs.union.copyup import copy_ranges
+from unionfs.union.content import Content
+from unionfs.union.source import Sources
 
 Translation = Callable[[bytes], bytes | None]
 """The name that an extended attribute has in the copy; None: it is not copied, nor is one of that name taken away."""
 
 
 def transplant(
-    source: Location, st: os.stat_result, directory: Directory, name: bytes, translation: Translation
+    sources: Sources, source: Location, st: os.stat_result, directory: Directory, name: bytes, translation: Translation
 ) -> None:
-    """Copy an object, no directory, to the free `name`. Where it fails, nothing is left."""
+    """Copy an object, no directory, to the free `name`, with all its data. Where it fails, nothing is left."""
     copy = Location(directory, name)
     _make(source, st, directory, name)
     try:
         if stat.S_ISREG(st.st_mode):
-            _copy_data(source, copy, st.st_size)
+            _copy_data(sources.open(source), copy, st.st_size)
         copy_attributes(source, st, copy, translation)
     except BaseException:
         with suppress(OSError):
@@ -48,18 +48,15 @@ def _make(source: Location, st: os.stat_result, directory: Directory, name: byte
         directory.mknod(name, stat.S_IFMT(st.st_mode) | 0o600, st.st_rdev)
 
 
-def _copy_data(source: Location, copy: Location, size: int) -> None:
-    data = source.open(os.O_RDONLY)
+def _copy_data(content: Content, copy: Location, size: int) -> None:
+    target = copy.open(os.O_RDWR)
     try:
-        target = copy.open(os.O_RDWR)
-        try:
-            if not files.clone_data(target, data):
-                os.ftruncate(target, size)
-                copy_ranges(data, target, size)
-        finally:
-            os.close(target)
+        if not content.clone_into(target):
+            os.ftruncate(target, size)
+            content.copy(target, 0, size)
     finally:
-        os.close(data)
+        os.close(target)
+        content.close()
 
 
 def copy_attributes(source: Location, st: os.stat_result, copy: Location, translation: Translation) -> None:

@@ -18,6 +18,8 @@ from typing import overload
 
 from unionfs.errors import failed
 from unionfs.union import path as paths
+from unionfs.union.completion import COMPLETE
+from unionfs.union.copyup import THRESHOLD
 from unionfs.union.operations import Attributes, Caller, Entry, FileHandle, Inode, Name, Operations
 
 _CHUNK = 1 << 20
@@ -29,16 +31,22 @@ class Union:
 
     `lower` names directories, the topmost first; `upper` takes all changes, with `work` on the same filesystem for what
     is being built; without them the union is read-only. `dialect` is "aufs" or "overlay"; `userxattr` keeps the
-    bookkeeping in user.* attributes, `volatile` leaves syncs out. Raises Faults with everything that is wrong.
+    bookkeeping in user.* attributes, `volatile` leaves syncs out. `copyup` is "auto", "whole" or "block", with the
+    threshold of the first in bytes; `copyup_complete`, "background", "close" or "never", says when a partly copied file
+    is completed. Raises Faults with everything that is wrong.
     """
 
     def __init__(
         self, lower: Sequence[Name], upper: Name | None = None, work: Name | None = None, *, dialect: str = "aufs",
-        userxattr: bool = False, volatile: bool = False, caller: Caller | None = None,
+        userxattr: bool = False, volatile: bool = False, copyup: str | None = None, copyup_threshold: int = THRESHOLD,
+        copyup_complete: str = COMPLETE, caller: Caller | None = None,
     ) -> None:  # fmt: skip
         if isinstance(lower, str | bytes | os.PathLike):
             raise TypeError("lower is a sequence of names, the topmost first: lower=[...]")
-        self.operations = Operations(lower, upper, work, dialect=dialect, userxattr=userxattr, volatile=volatile)
+        self.operations = Operations(
+            lower, upper, work, dialect=dialect, userxattr=userxattr, volatile=volatile, copyup=copyup,
+            copyup_threshold=copyup_threshold, copyup_complete=copyup_complete,
+        )  # fmt: skip
         self.caller = caller or Caller(os.geteuid(), os.getegid())
         """To whom new objects belong. Its umask is 0: modes are taken as they are given."""
 
@@ -233,7 +241,7 @@ class File:
         self.close()
 
     def pread(self, size: int, offset: int) -> bytes:
-        return self.operations.read(self.handle, offset, size)
+        return bytes(self.operations.read(self.handle, offset, size))
 
     def chunks(self) -> Iterator[bytes]:
         """The whole content, piece by piece."""

@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from unionfs.errors import failed
 from unionfs.layer.stack import Stack
@@ -21,13 +22,18 @@ _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 class Xattrs:
-    """`copy_up` sees that an object is in the upper, or raises; to be called without the tree lock."""
+    """`copy_up` sees that an object is in the upper, or raises; `untouched` keeps others from its attributes. Both are
+    called without the tree lock."""
 
-    def __init__(self, stack: Stack, tree: threading.RLock, copy_up: Callable[[Inode], object]) -> None:
+    def __init__(
+        self, stack: Stack, tree: threading.RLock, copy_up: Callable[[Inode], object],
+        untouched: Callable[[Inode], AbstractContextManager[None]],
+    ) -> None:  # fmt: skip
         self.stack = stack
         self.dialect = stack.dialect
         self.tree = tree
         self.copy_up = copy_up
+        self.untouched = untouched
 
     def get(self, inode: Inode, name: bytes) -> bytes:
         with self.tree:
@@ -48,7 +54,7 @@ class Xattrs:
         if flags:
             self._check(inode, stored, flags)
         self.copy_up(inode)
-        with self.tree:
+        with self.untouched(inode), self.tree:
             inode.location.setxattr(stored, value, flags)
             self._note_acl(inode, name)
 
@@ -65,7 +71,7 @@ class Xattrs:
         with self.tree:
             inode.location.getxattr(stored)
         self.copy_up(inode)
-        with self.tree:
+        with self.untouched(inode), self.tree:
             inode.location.removexattr(stored)
             self._note_acl(inode, name)
 

@@ -1,0 +1,155 @@
+"""Completion: partly copied files are synced when they are closed, and made whole, when the union was told to.
+
+Called by `operations.py`. One thread, started when there is first something to do: the only one of this floor, because
+neither the caller who closes a file nor anybody else should wait for the disk. `when` says when a partly copied file is
+completed:
+
+    background   while it is open, in large pieces; the rest stays partial when the last user closes it
+    close        after its last close
+    never        only by writing to all of it, or by `unionfs settle`
+
+Whatever it is, after the last close the file is synced: blocks that were not count only until the machine is started
+anew (see `blockmap.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import perf_counter, process_time, thread_time
+
+from unionfs import events
+from unionfs.union.handle import FileHandle
+from unionfs.union.inode import FileInode
+from unionfs.union.partial import PartialFile
+
+WHEN = ("background", "close", "never")
+COMPLETE = "background"
+"""The default, chosen by benchmarks/first_write.py."""
+PIECE = 4 << 20
+"""Bytes copied at a time: who writes to the file meanwhile waits for one piece at most."""
+_FREE = 0.05
+"""The part of the upper's filesystem that completion leaves free."""
+_BUSY = 0.05
+"""Others are at work when they took this part of the time that a piece needed, in processor time."""
+_PAUSE = 20
+"""Then it waits this many times as long as the piece took. Whoever works on the file goes first."""
+
+
+class Completion:
+    """`release(handle)` is called when a closed file's work is done; it answers False when there is more to do."""
+
+    def __init__(self, when: str, release: Callable[[FileHandle], bool]) -> None:
+        self.when = when
+        self._release = release
+        self._queue: SimpleQueue[FileHandle | FileInode | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._active: deque[FileInode] = deque()
+
+    def opened(self, inode: FileInode) -> None:
+        """A partly copied file is in use."""
+        if self.when == "background":
+            self._submit(inode)
+
+    def closed(self, handle: FileHandle) -> bool:
+        """Its last user closes a file. True: there is work to do, and the handle is released when that is done."""
+        data = handle.inode.data
+        if data is None or data.is_finished or not data.is_writable:
+            return False
+        if self.when != "close" and data.is_synced:
+            return False
+        return self._submit(handle)
+
+    def _submit(self, job: FileHandle | FileInode) -> bool:
+        if self._thread is None:
+            thread = Thread(target=self._run, name="unionfs completion", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                events.warning(f"the thread that completes files could not be started: {error}")
+                return False
+            self._thread = thread
+        self._queue.put(job)
+        return True
+
+    def stop(self) -> None:
+        """Finish what was closed, without completing more, and end the thread."""
+        if self._thread is not None:
+            self.when = "never"
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pause: float | None = None
+        while True:
+            try:
+                job = self._queue.get(timeout=pause)
+            except Empty:
+                pause = self._piece()
+                continue
+            if job is None:
+                return
+            if isinstance(job, FileHandle):
+                self._finish(job)
+            elif job not in self._active:
+                self._active.append(job)
+            pause = 0.0 if self._active else None
+
+    def _finish(self, handle: FileHandle) -> None:
+        """A file was closed; somebody may open it again, write to it, and close it meanwhile."""
+        failed = False
+        while not failed:
+            data = handle.inode.data
+            try:
+                if data is not None and os.fstat(data.fd).st_nlink:
+                    if self.when == "close":
+                        self._complete(data)
+                    data.sync()
+            except OSError as error:
+                events.error(f"a partly copied file could not be synced: {error.strerror}")
+                failed = True
+            if self._release(handle):
+                return
+
+    def _complete(self, data: PartialFile) -> None:
+        while self._has_room(data) and self.when == "close" and data.complete_piece(PIECE):
+            pass
+
+    def _piece(self) -> float | None:
+        """Copy a piece of the file whose turn it is. How long to wait before the next; None: there is nothing to do."""
+        if not self._active:
+            return None
+        inode = self._active.popleft()
+        data, users = inode.data, inode.handles
+        if data is None or not users or self.when != "background" or not data.is_writable or not self._has_room(data):
+            return 0.0 if self._active else None
+        start, others = perf_counter(), process_time() - thread_time()
+        try:
+            copied = data.complete_piece(PIECE)
+            if not copied:
+                data.sync()
+                inode.forget_data(data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                events.error(f"a partly copied file could not be completed: {error.strerror}")
+            return 0.0
+        self._active.append(inode)
+        took = perf_counter() - start
+        is_busy = process_time() - thread_time() - others > took * _BUSY
+        return took * _PAUSE if is_busy else 0.0
+
+    @staticmethod
+    def _has_room(data: PartialFile) -> bool:
+        """Whether the upper's filesystem has room for the rest of the file, and some more."""
+        with suppress(OSError):
+            found = os.fstatvfs(data.fd)
+            return found.f_bavail * found.f_frsize > data.missing + _FREE * found.f_blocks * found.f_frsize
+        return False
