@@ -15,6 +15,8 @@ from unionfs.errors import UnionfsError
 from unionfs.fuse.options import ENGINES, OTHERS_PREFIXES, OTHERS_WORDS, SWITCHES, VALUES, known
 from unionfs.layer.whiteout import DIALECTS
 from unionfs.linux.mounts import FLAG_WORDS
+from unionfs.union.completion import WHEN
+from unionfs.union.copyup import COPYUP
 
 MANUAL = ROOT / "docs" / "man" / "unionfs.1"
 HELPER = ROOT / "docs" / "man" / "mount.fuse.unionfs.8"
@@ -112,6 +114,8 @@ def test_the_values_of_mount_options() -> None:
     text = section(MANUAL, "MOUNT OPTIONS")
     assert f"dialect Ns = Ns Cm {' | '.join(DIALECTS)}\n" in text
     assert f"engine Ns = Ns Cm {' | '.join(ENGINES)}\n" in text
+    assert f"copyup Ns = Ns Cm {' | '.join(COPYUP)}\n" in text
+    assert f"copyup_complete Ns = Ns Cm {' | '.join(WHEN)}\n" in text
 
 
 def test_the_helper() -> None:

@@ -29,10 +29,12 @@ GROUPS = {
     "real": {"core", "native", "fusepy", "kernel"},
     "all": {"model", "core", "native", "fusepy", "kernel"},
 }
-SUBJECTS = [
+SUBJECTS: list[tuple[str, ...]] = [
     ("model", ""), ("kernel", "overlay"), ("core", "aufs"), ("core", "overlay"),
     ("native", "aufs"), ("native", "overlay"), ("fusepy", "aufs"), ("fusepy", "overlay"),
+    ("core", "aufs", "block"), ("core", "overlay", "auto"), ("native", "aufs", "block"),
 ]  # fmt: skip
+"""Kind and dialect; then how files are copied up, where it is not the default and where size does not matter."""
 
 
 def kinds_of(words: Sequence[str]) -> set[str]:
@@ -56,16 +58,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("subject_kind", params, indirect=True)
 
 
-def name_of(pair: tuple[str, str]) -> str:
+def name_of(pair: tuple[str, ...]) -> str:
     return "kernel" if pair[0] == "kernel" else "-".join(filter(None, pair))
 
 
-def marks_of(pair: tuple[str, str], reasons: dict[str, str]) -> list[Any]:
+def marks_of(pair: tuple[str, ...], reasons: dict[str, str]) -> list[Any]:
     return [pytest.mark.xfail(strict=True, reason=reasons[pair[0]])] if pair[0] in reasons else []
 
 
 @pytest.fixture
-def subject_kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+def subject_kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
     require(request.param[0])
     return request.param  # type: ignore[no-any-return]
 
@@ -129,7 +131,7 @@ class Workshop:
         return path
 
     def make(
-        self, kind: tuple[str, str], lowers: Sequence[layers.Layer], upper: layers.Layer | None = None,
+        self, kind: tuple[str, ...], lowers: Sequence[layers.Layer], upper: layers.Layer | None = None,
         read_only: bool = False, prepare: Callable[[list[Path], Path], None] | None = None,
     ) -> Any:  # fmt: skip
         """A union of `lowers`, topmost first, below `upper`; `prepare(lowers, upper)` may change what was built."""
@@ -144,7 +146,7 @@ class Workshop:
             prepare(below, top)
         return self.of(kind, below, None if read_only else top)
 
-    def of(self, kind: tuple[str, str], below: list[Path], top: Path | None) -> Any:
+    def of(self, kind: tuple[str, ...], below: list[Path], top: Path | None) -> Any:
         """A union of directories that are there."""
         self.before.update(manifest([str(path) for path in below if str(path) not in self.before]))
         subject = self.subject(kind, below, top, self.directory("work") if top else None)
@@ -160,7 +162,7 @@ class Workshop:
         for subject in self.subjects:
             subject.lowers = [path for path in subject.lowers if path != lower]
 
-    def subject(self, kind: tuple[str, str], below: list[Path], top: Path | None, work: Path | None) -> Subject:
+    def subject(self, kind: tuple[str, ...], below: list[Path], top: Path | None, work: Path | None) -> Subject:
         """Not mounted yet."""
         subject: Subject
         if kind[0] == "core":
@@ -169,6 +171,7 @@ class Workshop:
             subject = MOUNTED[kind[0]](below, top, work, kind[1], self.directory("merged"))
             if isinstance(subject, Ours):
                 subject.mounter = self.mounter
+        subject.copyup = kind[2] if len(kind) > 2 else None
         self.subjects.append(subject)
         return subject
 
@@ -209,7 +212,7 @@ def workshop(tmp_path: Path, mounter: Mounter) -> Iterator[Workshop]:
 
 
 @pytest.fixture
-def union(subject_kind: tuple[str, str], workshop: Workshop) -> Callable[..., Any]:
+def union(subject_kind: tuple[str, ...], workshop: Workshop) -> Callable[..., Any]:
     """union(lowers, upper=None, read_only=False, prepare=None): a subject of the kind that this test runs on."""
 
     def make(*arguments: Any, **options: Any) -> Any:

@@ -43,6 +43,7 @@ class Mounter:
             "engine": subject.kind, "point": str(subject.point), "log": str(log), "dialect": subject.dialect,
             "lower": list(map(str, subject.lowers)),
             "upper": subject.upper and str(subject.upper), "work": subject.work and str(subject.work),
+            "copying": subject.copying,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -66,7 +67,7 @@ def main() -> None:
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         events.log_to(events.to_descriptor(log))
         names = ("lower", "upper", "work", "dialect")
-        union = Operations(**{name: request[name] for name in names})
+        union = Operations(**{name: request[name] for name in names}, **request["copying"])
         read_only = () if request["upper"] else ("ro",)
         mount.serve(union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready)
 

@@ -133,9 +133,15 @@ class Subject:
     """A union of real layers. `lowers` topmost first; `upper` and `work` are None in a read-only one."""
 
     kind = ""
+    copyup: str | None = None
+    """How files are copied up; where this is said, those of any size."""
 
     def __init__(self, lowers: Sequence[FilePath], upper: FilePath | None, work: FilePath | None, dialect: str) -> None:
         self.lowers, self.upper, self.work, self.dialect = list(lowers), upper, work, dialect
+
+    @property
+    def copying(self) -> dict[str, Any]:
+        return {"copyup": self.copyup, "copyup_threshold": 1} if self.copyup else {}
 
     @property
     def name(self) -> str:
@@ -168,7 +174,7 @@ class Core(Subject):
     union: Any = None
 
     def open_union(self) -> None:
-        self.union = unionfs.Union(lower=self.lowers, upper=self.upper, work=self.work, dialect=self.dialect)
+        self.union = unionfs.Union(self.lowers, self.upper, self.work, dialect=self.dialect, **self.copying)
 
     def close(self) -> None:
         if self.union is not None:

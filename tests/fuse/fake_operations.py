@@ -213,6 +213,9 @@ class FakeOperations:
     def may_block(self, node: Node) -> bool:
         return node.number in self.blocking
 
+    def may_write_wait(self, handle: Node, offset: int, size: int) -> bool:
+        return handle.number in self.blocking
+
     def _block(self, call: str, node: Node) -> None:
         """Wait for the gate, if this is one of the calls that block; an interrupt ends the wait."""
         self.calls.append(f"{call} in {threading.current_thread().name}")

@@ -36,6 +36,8 @@ PLACES = {
     "layers": Place("inspect", "the stack, and what each layer adds, changes, deletes"),
     "which": Place("inspect", "which layer gives a file, and what it hides"),
     "diff": Place("inspect", "what the upper layer changes: A, C, D"),
+    "blocks": Place("blocks", "which blocks of a file are copied up"),
+    "settle": Place("blocks", "complete the files that were copied up in part"),
     "apply": Place("keep", "keep the changes: write them into a lower layer or a new directory"),
     "discard": Place("keep", "drop the changes: empty the upper layer"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),

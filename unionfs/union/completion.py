@@ -43,9 +43,10 @@ _PAUSE = 20
 
 
 class Completion:
-    """`release(handle)` is called when a closed file's work is done; it answers False when there is more to do."""
+    """`release(handle, anyway)` is called when a closed file's work is done; it answers False when there is more to do,
+    unless it must be released `anyway`."""
 
-    def __init__(self, when: str, release: Callable[[FileHandle], bool]) -> None:
+    def __init__(self, when: str, release: Callable[[FileHandle, bool], bool]) -> None:
         self.when = when
         self._release = release
         self._queue: SimpleQueue[FileHandle | FileInode | None] = SimpleQueue()
@@ -105,19 +106,22 @@ class Completion:
 
     def _finish(self, handle: FileHandle) -> None:
         """A file was closed; somebody may open it again, write to it, and close it meanwhile."""
-        failed = False
-        while not failed:
-            data = handle.inode.data
-            try:
-                if data is not None and os.fstat(data.fd).st_nlink:
-                    if self.when == "close":
-                        self._complete(data)
-                    data.sync()
-            except OSError as error:
-                events.error(f"a partly copied file could not be synced: {error.strerror}")
-                failed = True
-            if self._release(handle):
-                return
+        is_released = False
+        while not is_released:
+            is_released = self._release(handle, not self._was_worked_on(handle.inode.data))
+
+    def _was_worked_on(self, data: PartialFile | None) -> bool:
+        """False: there is no more to do, since it cannot be done, or nobody will see it."""
+        try:
+            if data is None or not os.fstat(data.fd).st_nlink:
+                return False
+            if self.when == "close":
+                self._complete(data)
+            data.sync()
+        except OSError as error:
+            events.error(f"a partly copied file could not be synced: {error.strerror}")
+            return False
+        return True
 
     def _complete(self, data: PartialFile) -> None:
         while self._has_room(data) and self.when == "close" and data.complete_piece(PIECE):

@@ -89,11 +89,11 @@ class Data:
             return
         self._close(handle)
 
-    def _release(self, handle: FileHandle) -> bool:
+    def _release(self, handle: FileHandle, anyway: bool) -> bool:
         """Close a file whose work was done; False where somebody wrote blocks since that are not synced."""
         with self.tree:
             data = handle.inode.data
-            if data is not None and _is_alone(handle) and not data.is_synced:
+            if not anyway and data is not None and _is_alone(handle) and not data.is_synced:
                 return False
             self._close(handle)
             return True

@@ -12,6 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from unionfs.errors import failed
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
@@ -64,6 +65,7 @@ class FileHandle(Handle):
             if data is None:
                 found: bytes | bytearray = os.pread(self.fd, size, offset)
             else:
+                self._refuse(os.O_WRONLY)
                 found = bytearray(size)
                 with memoryview(found) as view:
                     count = data.read(view, offset)
@@ -97,6 +99,7 @@ class FileHandle(Handle):
         data = self.inode.data
         if data is None:
             return os.pwrite(self.fd, content, offset)
+        self._refuse(os.O_RDONLY)
         count = data.write(content, offset, self.is_synchronous)
         if data.is_finished:
             self.inode.forget_data(data)
@@ -116,17 +119,29 @@ class FileHandle(Handle):
         if data is None:
             files.fallocate(self.fd, mode, offset, length)
         else:
+            self._refuse(os.O_RDONLY)
             data.fallocate(mode, offset, length)
 
     def copy_in(self, source: Content, start: int, to: int, length: int) -> int:
         data = self.inode.data
         if data is None:
             return source.copy_range(start, self.fd, to, length)
+        self._refuse(os.O_RDONLY)
         return data.copy_in(source, start, to, length)
 
     def content(self) -> Content:
         """Where its bytes are, while it is open."""
         return self.inode.data or Content(os.dup(self.fd))
+
+    def readable(self) -> Content:
+        """The same, to be copied from. Raises EBADF, as reading would."""
+        self._refuse(os.O_WRONLY)
+        return self.content()
+
+    def _refuse(self, access: int) -> None:
+        """What the descriptor itself refuses, a partly copied file's own would not: EBADF for one opened with `access`."""
+        if self.flags & os.O_ACCMODE == access:
+            raise failed(errno.EBADF)
 
     def close(self) -> None:
         if self.fd >= 0:

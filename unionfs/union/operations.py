@@ -73,7 +73,7 @@ class Operations:
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
-        self._xattrs = Xattrs(self.stack, self._tree, self._copy_up, self._data.untouched)
+        self._xattrs = Xattrs(self._copyup.sources, self._tree, self._copy_up, self._data.untouched)
         self.root = self._inodes.root
 
     @property
@@ -350,7 +350,7 @@ class Operations:
 
     def copy_file_range(self, source: FileHandle, start: int, target: FileHandle, to: int, length: int) -> int:
         """At most a gibibyte at once, as write(2) may write less than it was asked for."""
-        return target.copy_in(source.content(), start, to, min(length, _COPIED_AT_ONCE))
+        return target.copy_in(source.readable(), start, to, min(length, _COPIED_AT_ONCE))
 
     # Directories
 

@@ -191,10 +191,13 @@ class Sources:
     def _below_metacopy(self, location: Location, dialect: Overlay) -> Location | None:
         """The search goes on below the file, from the place of its name, or where a redirect leads."""
         layer = location.directory.layer
+        if layer.index < 0 and self.stack.upper is not None:
+            layer = self.stack.upper  # a copied-up hard link, in the index
         redirect = location.find_xattr(dialect.base + b"redirect")
         if redirect is not None and redirect.startswith(b"/"):
             parent, name = os.path.split(redirect)
-            directories = resolve(self.stack, self.stack.below(layer), parent)
+            roots = self.stack.below(layer)
+            directories = resolve(self.stack, roots, parent) if parent != b"/" else roots
         else:
             directories, name = self._parents_below(location.directory), redirect or location.name
         found = find(self.stack, directories, name) if directories and name else None

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from unionfs.errors import failed
-from unionfs.layer.stack import Stack
 from unionfs.union import virtual
 from unionfs.union.inode import DirInode, Inode
+from unionfs.union.source import Sources
 
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
@@ -26,11 +26,12 @@ class Xattrs:
     called without the tree lock."""
 
     def __init__(
-        self, stack: Stack, tree: threading.RLock, copy_up: Callable[[Inode], object],
+        self, sources: Sources, tree: threading.RLock, copy_up: Callable[[Inode], object],
         untouched: Callable[[Inode], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
-        self.stack = stack
-        self.dialect = stack.dialect
+        self.sources = sources
+        self.stack = sources.stack
+        self.dialect = sources.dialect
         self.tree = tree
         self.copy_up = copy_up
         self.untouched = untouched
@@ -38,7 +39,7 @@ class Xattrs:
     def get(self, inode: Inode, name: bytes) -> bytes:
         with self.tree:
             if name.startswith(virtual.PREFIX):
-                return virtual.answer(self.stack, inode, name)
+                return virtual.answer(self.sources, inode, name)
             stored = self.dialect.stored(name)
             if self.dialect.is_mark(stored):
                 raise failed(errno.ENODATA, name)
