@@ -116,9 +116,10 @@ def _drawing(size: int, block_size: int, runs: Sequence[Sequence[int]]) -> Itera
         for number in range(start // cell, -(-end // cell)):
             kinds[number].add(layer == 0)
     signs = "".join(_MIXED if len(kind) > 1 else _UPPER if True in kind else _LOWER for kind in kinds)
-    width = len(table.size(size))
-    for start in range(0, len(signs), _WIDTH):
-        yield f"  {table.size(start * cell):>{width + 2}}  {signs[start : start + _WIDTH]}"
+    places = {start: table.size(start * cell) for start in range(0, len(signs), _WIDTH)}
+    width = max(map(len, places.values()))
+    for start, place in places.items():
+        yield f"  {place:>{width}}  {signs[start : start + _WIDTH]}"
     if cell > block_size:
         yield f"  each sign is {table.size(cell)}; {_MIXED} is in both"
 

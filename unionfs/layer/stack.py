@@ -109,7 +109,13 @@ class Stack:
         if swept:
             place = os.fsdecode(self.work.area.path)
             events.info(f"{place}: {swept} unfinished objects of an earlier mount were removed")
-        self.record()
+        try:
+            self.record()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            place = os.fsdecode(self.work.layer.path)
+            events.warning(f"{place}: the layers could not be recorded: {error.strerror}; make room and mount again")
 
     def record(self) -> None:
         """Write down which layers this upper was mounted with, for commands that are given the upper alone."""

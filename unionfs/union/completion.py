@@ -25,6 +25,7 @@ from threading import Thread
 from time import perf_counter, process_time, thread_time
 
 from unionfs import events
+from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.union.handle import FileHandle
 from unionfs.union.inode import FileInode
 from unionfs.union.partial import PartialFile
@@ -40,6 +41,14 @@ _BUSY = 0.05
 """Others are at work when they took this part of the time that a piece needed, in processor time."""
 _PAUSE = 20
 """Then it waits this many times as long as the piece took. Whoever works on the file goes first."""
+
+
+def check(when: str) -> str:
+    """The word, if it is one of WHEN. Raises UnionfsError."""
+    if when not in WHEN:
+        hint = did_you_mean(when, WHEN) or f"one of {', '.join(WHEN)}"
+        raise UnionfsError(f"copyup_complete={when}", "there is no such time", hint)
+    return when
 
 
 class Completion:

@@ -139,7 +139,7 @@ class FileHandle(Handle):
         return self.content()
 
     def _refuse(self, access: int) -> None:
-        """What the descriptor itself refuses, a partly copied file's own would not: EBADF for one opened with `access`."""
+        """EBADF for a file opened with `access`: its own descriptor would refuse, a partly copied file's does not."""
         if self.flags & os.O_ACCMODE == access:
             raise failed(errno.EBADF)
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from unionfs.errors import failed
 from unionfs.layer.stack import Stack
 from unionfs.linux import files
+from unionfs.union import completion
 from unionfs.union.attributes import Attributes, Caller, Entry, of
 from unionfs.union.completion import COMPLETE
 from unionfs.union.content import set_interrupt_check
@@ -55,7 +56,7 @@ class Operations:
         userxattr: bool = False, volatile: bool = False, copyup: str | None = None, copyup_threshold: int = THRESHOLD,
         copyup_complete: str = COMPLETE,
     ) -> None:  # fmt: skip
-        amount = Amount.of(dialect, copyup, copyup_threshold)
+        amount, complete = Amount.of(dialect, copyup, copyup_threshold), completion.check(copyup_complete)
         self.stack = Stack.open(
             [os.fsencode(path) for path in lower],
             None if upper is None else os.fsencode(upper),
@@ -64,12 +65,16 @@ class Operations:
             userxattr,
             volatile,
         )
-        self.stack.prepare()
+        try:
+            self.stack.prepare()
+        except BaseException:
+            self.stack.close()
+            raise
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)
         self._names = Names(self._inodes)
         self._copyup = CopyUp(self._inodes, self._tree, amount)
-        self._data = Data(self._inodes, self._tree, self._copyup.sources, copyup_complete)
+        self._data = Data(self._inodes, self._tree, self._copyup.sources, complete)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
