@@ -302,7 +302,7 @@ def test_half_an_apply_is_not_mounted(bench: Bench) -> None:
         Crash(monkeypatch, 20)
         with pytest.raises(UnionfsError, match=r"stopped half way.*crashed\n.*run it again"):
             bench.apply()
-    with pytest.raises(UnionfsError, match="unfinished-apply"):
+    with pytest.raises(UnionfsError, match="an apply of it was interrupted"):
         Union(lower=[bench.lower[0].path], upper=bench.upper.path, work=bench.work, dialect=bench.dialect)
     bench.apply()
     Union(lower=[bench.lower[0].path], upper=bench.upper.path, work=bench.work, dialect=bench.dialect).close()

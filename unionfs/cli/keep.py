@@ -20,7 +20,7 @@ from unionfs.cli.inspect import show_changes
 from unionfs.cli.target import Target, find, needs_upper, users_of
 from unionfs.errors import UnionfsError
 from unionfs.fuse import mount as fuse_mount
-from unionfs.layer.stack import Stack
+from unionfs.layer.stack import UNFINISHED, Stack
 from unionfs.linux import files
 from unionfs.union.apply import apply, check_applicable
 from unionfs.union.difference import Change, difference
@@ -94,7 +94,7 @@ def _apply_to_lower(target: Target, dry_run: bool) -> None:
 
 
 def _is_begun(target: Target) -> bool:
-    return target.work is not None and os.path.lexists(os.path.join(target.work, b"unfinished-apply"))
+    return target.work is not None and os.path.lexists(os.path.join(target.work, UNFINISHED))
 
 
 def _changes(target: Target, check: bool = False) -> list[Change]:

@@ -27,6 +27,8 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WORK_NAMES = {b"work", b"index", b"links", b"nlink", b"stack.json", b"volatile"}
 _PROBE = b"unionfs.probe"
 STACK_FILE = b"stack.json"
+UNFINISHED = b"unfinished-apply"
+"""In a work directory: an apply of the upper is under way, or was interrupted."""
 
 
 class Stack:
@@ -228,6 +230,10 @@ class _Opener:
                 self.fault(shown, "permission denied", "choose a directory that you may write to")
         if _mount_of(upper_fd) != _mount_of(work_fd):
             self.fault(shown_work, "is not on the same mount as upperdir", f"make it beside {os.fsdecode(upper)}")
+        if os.path.lexists(os.path.join(work, UNFINISHED)):
+            hint = f"finish it: unionfs apply {os.fsdecode(upper)}"
+            self.fault(shown_upper, "an apply of it was interrupted", hint)
+            return
         foreign = sorted(set(os.listdir(work_fd)) - {os.fsdecode(name) for name in _WORK_NAMES})
         if foreign:
             why = f'is not an empty directory nor a work directory: it holds "{foreign[0]}"'

@@ -18,13 +18,13 @@ from contextlib import suppress
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Layer, remove_tree
 from unionfs.layer.location import Location
-from unionfs.layer.stack import Stack
+from unionfs.layer.stack import UNFINISHED, Stack
 from unionfs.layer.whiteout import Dialect
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import mounts
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_UNFINISHED, _VOLATILE, _INCOMPATIBLE = b"unfinished-apply", b"volatile", b"incompat"
+_VOLATILE, _INCOMPATIBLE = b"volatile", b"incompat"
 _FOLDERS = (b"index", b"links", b"nlink")
 
 
@@ -76,7 +76,7 @@ class HeldUpper:
     @property
     def unfinished(self) -> bytes | None:
         """Where an apply was writing to when it was interrupted."""
-        return _read(Location(self.work.base, _UNFINISHED)) if self.work.base.has(_UNFINISHED) else None
+        return _read(Location(self.work.base, UNFINISHED)) if self.work.base.has(UNFINISHED) else None
 
     def begin(self, target: bytes) -> None:
         self.work.sweep()
@@ -89,11 +89,11 @@ class HeldUpper:
             os.fsync(fd)
         finally:
             os.close(fd)
-        self.work.area.move(name, self.work.base, _UNFINISHED)
+        self.work.area.move(name, self.work.base, UNFINISHED)
 
     def finish(self) -> None:
-        if self.work.base.has(_UNFINISHED):
-            self.work.base.unlink(_UNFINISHED)
+        if self.work.base.has(UNFINISHED):
+            self.work.base.unlink(UNFINISHED)
 
     # Emptying
 
