@@ -52,13 +52,18 @@ def python(script: str, place: Path) -> str:
 @needs_mount
 def test_the_readme_runs(tmp_path: Path) -> None:
     """One block after the other in one directory, as a reader would type them."""
-    (_, by_hand), (_, in_process), (_, mounted) = blocks(README)
+    (_, by_hand), (_, by_block), (_, in_process), (_, mounted) = blocks(README)
     said = bash(by_hand, tmp_path)
     assert (tmp_path / "upper" / "greeting").read_text() == "hello\nworld\n"
     assert (tmp_path / "lower" / "greeting").read_text() == "hello\n"
     assert (tmp_path / "upper" / ".wh.passwd").exists()
     assert "C /greeting" in said and "D /passwd" in said
     (tmp_path / "upper" / ".wh.passwd").unlink()
+    said = bash(by_block, tmp_path)
+    assert "merged/disk: 10 GiB, copied up in part: 2.0 MiB in the upper layer" in said
+    assert (tmp_path / "upper" / "disk").stat().st_size == 10 << 30
+    for layer in ("upper", "lower"):
+        (tmp_path / layer / "disk").unlink()
     said = python(in_process, tmp_path)
     assert "'greeting'" in said and "b'hello\\nworld\\n'" in said and said.endswith("12\n")
     assert (tmp_path / "upper" / ".wh.greeting").exists()

@@ -236,12 +236,16 @@ def test_completed_in_the_background_while_it_is_open(place: Path) -> None:
     merged = mount(place, complete="background")
     with open(merged / "large", "r+b", 0) as file:
         os.pwrite(file.fileno(), b"new", 1000)
+        time.sleep(0.1)
+        assert blocks(merged / "large")["copied"] == PAGE, "one write is no use that is worth a copy"
+        for number in range(100):
+            os.pwrite(file.fileno(), b"new", 1000 + number)
         modified = os.fstat(file.fileno()).st_mtime_ns
         wait_for("complete", lambda: not blocks(merged / "large")["partial"])
         assert os.fstat(file.fileno()).st_mtime_ns == modified == (merged / "large").stat().st_mtime_ns
         os.pwrite(file.fileno(), b"more", 5 << 20)
     expected = bytearray((place / "lower/large").read_bytes())
-    expected[1000:1003], expected[5 << 20 : (5 << 20) + 4] = b"new", b"more"
+    expected[1000:1102], expected[5 << 20 : (5 << 20) + 4] = b"n" * 100 + b"ew", b"more"
     assert (merged / "large").read_bytes() == expected
     unmount(os.fsencode(merged))
     assert (place / "upper/large").read_bytes() == expected

@@ -22,7 +22,7 @@ from unionfs.linux import files
 from unionfs.union.apply import apply
 from unionfs.union.difference import difference
 from unionfs.union.export import export
-from unionfs.union.partial import PartialFile
+from unionfs.union.partial import BUSY, PartialFile
 from unionfs.union.settle import missing, settle
 from unionfs.union.upper import HeldUpper
 
@@ -292,11 +292,15 @@ def test_time_and_mode_survive_completion(place: Path) -> None:
 
 def test_times_set_during_completion_stay(place: Path) -> None:
     (place / "lower/large").write_bytes(os.urandom(64 << 20))
-    with opened(place, copyup_complete="background") as union, union.open("large", os.O_RDWR):
+    with opened(place, copyup_complete="background") as union, union.open("large", os.O_RDWR) as file:
+        for number in range(BUSY):
+            file.pread(1, number)
         for number in range(100):
             union.utime("large", number, number)
             assert union.stat("large").mtime_ns == number
             time.sleep(0.0005)
+            assert file.stat().mtime_ns == number
+        assert file.stat().blocks * 512 > 4 << 20, "nothing was completed meanwhile"
     assert (place / "upper/large").stat().st_mtime_ns == 99
 
 

@@ -4,7 +4,8 @@ Called by `operations.py`. One thread, started when there is first something to 
 neither the caller who closes a file nor anybody else should wait for the disk. `when` says when a partly copied file is
 completed:
 
-    background   while it is open, in large pieces; the rest stays partial when the last user closes it
+    background   while it is open, in large pieces, once it has been read and written some dozens of times; the rest
+                 stays partial when the last user closes it
     close        after its last close
     never        only by writing to all of it, or by `unionfs settle`
 
@@ -20,6 +21,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter, process_time, thread_time
@@ -62,10 +64,11 @@ class Completion:
         self._thread: Thread | None = None
         self._active: deque[FileInode] = deque()
 
-    def opened(self, inode: FileInode) -> None:
-        """A partly copied file is in use."""
-        if self.when == "background":
-            self._submit(inode)
+    def opened(self, inode: FileInode, data: PartialFile) -> None:
+        """A partly copied file was opened. Most are closed again after a few requests: only one that is used more than
+        that is worth the space."""
+        if self.when == "background" and data.on_busy is None:
+            data.on_busy = partial(self._submit, inode)
 
     def closed(self, handle: FileHandle) -> bool:
         """Its last user closes a file. True: there is work to do, and the handle is released when that is done."""

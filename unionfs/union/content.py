@@ -53,9 +53,10 @@ class Content:
         """copy_file_range(2) into the descriptor `target`; how many bytes that were."""
         return os.copy_file_range(self.fd, target, length, start, to)
 
-    def copy(self, target: int, start: int, end: int) -> None:
-        """Copy the bytes from `start` to `end` to the same place in `target`, holes as holes, whatever was there."""
-        copy_ranges(self.fd, target, start, end)
+    def copy(self, target: int, start: int, end: int) -> int:
+        """Copy the bytes from `start` to `end` to the same place in `target`, holes as holes, whatever was there. How
+        many were copied that were in no hole."""
+        return copy_ranges(self.fd, target, start, end)
 
     def clone_into(self, target: int) -> bool:
         """Share all data with the empty file `target`; False where the filesystem cannot (ioctl_ficlone(2))."""
@@ -71,8 +72,10 @@ class Content:
             self.close()
 
 
-def copy_ranges(source: int, target: int, start: int, end: int) -> None:
-    """Copy the bytes from `start` to `end` between two descriptors, holes as holes (lseek(2), SEEK_DATA)."""
+def copy_ranges(source: int, target: int, start: int, end: int) -> int:
+    """Copy the bytes from `start` to `end` between two descriptors, holes as holes (lseek(2), SEEK_DATA). How many were
+    in none."""
+    copied = 0
     while start < end:
         try:
             data = min(os.lseek(source, start, os.SEEK_DATA), end)
@@ -85,7 +88,9 @@ def copy_ranges(source: int, target: int, start: int, end: int) -> None:
             make_hole(target, start, data)
         if data < stop:
             copy_range(source, target, data, stop)
+            copied += stop - data
         start = stop
+    return copied
 
 
 def make_hole(target: int, start: int, end: int) -> None:

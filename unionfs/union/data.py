@@ -79,7 +79,7 @@ class Data:
             raise
         handle.inode.opened(handle)
         if data is not None:
-            self.completion.opened(handle.inode)
+            self.completion.opened(handle.inode, data)
 
     # The last close
 

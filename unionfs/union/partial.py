@@ -34,6 +34,8 @@ from unionfs.union.content import Content
 
 _MOVING = files.FALLOC_COLLAPSE | files.FALLOC_INSERT
 _ZEROING = files.FALLOC_PUNCH_HOLE | files.FALLOC_ZERO
+BUSY = 64
+"""Reads and writes after which a file is in use so much that completing it pays."""
 _CAPABILITY = "security.capability"
 
 
@@ -60,6 +62,9 @@ class PartialFile(Content):
         """All blocks are there and the map is gone: nobody needs this object to find the file's bytes."""
         self.lock = threading.Lock()
         """Held while the file is changed; its place in the order of locks is told in `operations.py`."""
+        self.on_busy: Callable[[], None] | None = None
+        """Called once, when the file has been read and written BUSY times."""
+        self._uses = 0
         self.mtime_ns: int | None = None
         """When the file was modified last, while its real time is that of a copy."""
         self._record = record
@@ -73,6 +78,7 @@ class PartialFile(Content):
 
     def read(self, buffer: memoryview, offset: int, flags: int = 0) -> int:
         """As preadv2(2); with RWF_NOWAIT, BlockingIOError where part of the bytes would have to be waited for."""
+        self._note_use()
         done, end = 0, offset + len(buffer)
         for start, stop, in_upper in self.blocks.runs(offset, end):
             content = self.upper if in_upper else self.below
@@ -85,7 +91,7 @@ class PartialFile(Content):
             if flags & os.RWF_NOWAIT:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             if in_upper:
-                return done + self.read(buffer[done:], offset + done, flags) if count else done
+                return done + (self.read(buffer[done:], offset + done, flags) if count else 0)
             raise OSError(errno.EIO, "the lower file became shorter while it was in use")
         return done
 
@@ -114,12 +120,17 @@ class PartialFile(Content):
         run = next(self.blocks.runs(start, start + length))
         return (self.upper if run.in_upper else self.below).copy_range(start, target, to, run.end - run.start)
 
-    def copy(self, target: int, start: int, end: int) -> None:
-        for run in self.blocks.runs(start, end):
-            (self.upper if run.in_upper else self.below).copy(target, run.start, run.end)
+    def copy(self, target: int, start: int, end: int) -> int:
+        runs = self.blocks.runs(start, end)
+        return sum((self.upper if run.in_upper else self.below).copy(target, run.start, run.end) for run in runs)
 
     def clone_into(self, target: int) -> bool:
         return False
+
+    def _note_use(self) -> None:
+        self._uses += 1
+        if self._uses == BUSY and self.on_busy is not None:
+            self.on_busy()
 
     # Changing
 
@@ -128,6 +139,7 @@ class PartialFile(Content):
         return self.lock.locked() or bool(self.blocks.torn(offset, offset + size))
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, sync: bool = False) -> int:
+        self._note_use()
         size = len(data)
         if not size:
             return 0
@@ -200,11 +212,11 @@ class PartialFile(Content):
 
     def _copy_up(self, runs: Iterable[Run]) -> None:
         for run in list(runs):
-            self.below.copy(self.fd, run.start, run.end)
-            self.blocks.copied += run.end - run.start
+            copied = self.below.copy(self.fd, run.start, run.end)
+            self.blocks.copied += copied
             self.blocks.add(run.start, run.end)
             if events.listeners:
-                events.emit("copy-up", offset=run.start, bytes=run.end - run.start)
+                events.emit("copy-up", offset=run.start, bytes=copied)
 
     def _replaced(self, start: int, count: int, wanted: int) -> int:
         """Add the blocks of `count` bytes that were replaced. Where fewer were than `wanted`, the last block may be old
