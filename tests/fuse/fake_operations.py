@@ -250,6 +250,9 @@ class FakeOperations:
             node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         return node
 
+    def backing(self, handle: Node) -> None:
+        return None
+
     def read(self, handle: Node, offset: int, size: int) -> bytes:
         self._block("read", handle)
         return bytes(handle.data[offset : offset + size])

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from unionfs.errors import UnionfsError
-from unionfs.fuse import protocol, wire
+from unionfs.fuse import passthrough, protocol, wire
 from unionfs.fuse.nodes import Handles, Nodes
+from unionfs.fuse.passthrough import Passthrough
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
 from unionfs.union.operations import Attributes, Caller, Entry, Inode, Node, Operations
@@ -25,7 +26,7 @@ from unionfs.union.operations import Attributes, Caller, Entry, Inode, Node, Ope
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
     "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "EXPLICIT_INVAL_DATA", "HANDLE_KILLPRIV_V2",
-    "SETXATTR_EXT", "INIT_EXT",
+    "SETXATTR_EXT", "INIT_EXT", "PASSTHROUGH",
 )  # fmt: skip
 """The abilities of the kernel that are used where it has them. Locks stay the kernel's own."""
 
@@ -43,6 +44,7 @@ class Connection:
         self.nodes = Nodes(operations)
         self.inodes = self.nodes.inodes
         self.handles = Handles()
+        self.passthrough = Passthrough()
         self.minor = 0
         self.flags = 0
         self.interrupt: Callable[[int], None] = lambda unique: None
@@ -66,6 +68,8 @@ def init(c: Connection, request: Request, major: int, minor: int, read_ahead: in
             "use --engine fusepy, or a newer kernel",
         )
     c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), flags & _WANTED
+    if not c.flags & protocol.INIT_FLAGS["PASSTHROUGH"]:
+        c.passthrough.connection = None
     return c.minor, c.flags
 
 
@@ -230,28 +234,33 @@ def removexattr(c: Connection, request: Request, name: bytes) -> None:
 # --- files
 
 
-def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int]:
+def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int]:
     """The page cache stays right, since only the kernel changes a file; O_TRUNC lets it go."""
     handle = c.operations.open(c.inodes[request.nodeid], flags, bool(open_flags & protocol.OPEN_KILL_SUIDGID))
+    backing = c.passthrough.opened(request.nodeid, lambda: c.operations.backing(handle))
     kept = 0 if flags & os.O_TRUNC else protocol.FOPEN_KEEP_CACHE
-    return c.handles.add(handle), kept | protocol.FOPEN_NOFLUSH
+    return c.handles.add(handle), passthrough.flags(backing, kept), backing
 
 
 def create(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int]:
+) -> tuple[int, Attributes, int, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
     kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
     return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill))
 
 
-def tmpfile(c: Connection, request: Request, flags: int, mode: int, umask: int) -> tuple[int, Attributes, int, int]:
+def tmpfile(
+    c: Connection, request: Request, flags: int, mode: int, umask: int
+) -> tuple[int, Attributes, int, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
     return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
 
 
-def _created(c: Connection, inode: Inode, attributes: Attributes, handle: Any) -> tuple[int, Attributes, int, int]:
-    return *c.enter((inode, attributes)), c.handles.add(handle), protocol.FOPEN_NOFLUSH
+def _created(c: Connection, inode: Inode, attributes: Attributes, handle: Any) -> tuple[int, Attributes, int, int, int]:
+    nodeid, attributes = c.enter((inode, attributes))
+    backing = c.passthrough.opened(nodeid, lambda: c.operations.backing(handle))
+    return nodeid, attributes, c.handles.add(handle), passthrough.flags(backing, 0), backing
 
 
 def read(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer:
@@ -273,6 +282,7 @@ def fsync(c: Connection, request: Request, fh: int, flags: int) -> None:
 def release(c: Connection, request: Request, fh: int) -> None:
     handle = c.handles[fh]
     del c.handles[fh]
+    c.passthrough.closed(request.nodeid)
     c.operations.release(handle)
 
 
@@ -297,8 +307,8 @@ def copy_file_range(
 # --- directories
 
 
-def opendir(c: Connection, request: Request, flags: int) -> tuple[int, int]:
-    return c.handles.add(c.operations.opendir(c.inodes[request.nodeid])), 0
+def opendir(c: Connection, request: Request, flags: int) -> tuple[int, int, int]:
+    return c.handles.add(c.operations.opendir(c.inodes[request.nodeid])), 0, 0
 
 
 def readdir(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:

@@ -69,7 +69,7 @@ def unless_node_blocks(call: Call) -> Call:
     return on_main
 
 
-def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int] | HandOver:
+def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int] | HandOver:
     """What is opened for reading is not copied up. What is to be cut is not either, but may be in the midst of it."""
     changes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
     if changes and c.operations.may_block(c.inodes[request.nodeid]):
@@ -79,7 +79,7 @@ def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -
 
 def create_on_main(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int] | HandOver:
+) -> tuple[int, Attributes, int, int, int] | HandOver:
     """A name that is there after all is opened, which may mean to copy it up."""
     try:
         return calls.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)

@@ -37,6 +37,7 @@ class Server:
         self._device = device
         self._connection = Connection(operations)
         self._connection.interrupt = self._interrupt
+        self._connection.passthrough.connection = device.descriptor
         self._rows = list(dispatch.TABLE)
         self._helpers = Helpers(self._help, device.recycle)
 

@@ -216,7 +216,7 @@ _OPEN_REPLY = Struct("=IiQQIi")
 _COUNT_REPLY = Struct("=IiQI4x")
 _OFFSET_REPLY = Struct("=IiQQ")
 _STATFS_REPLY = Struct("=IiQQQQQQIII28x")
-_INIT_REPLY = Struct("=IiQIIIIHHIIHHI28x")
+_INIT_REPLY = Struct("=IiQIIIIHHIIHHII24x")
 _STATX_REPLY = Struct("=IiQQII16xIIQIIIHxxQQQQqI4xqI4xqI4xqI4xII8x112x")
 _INVAL_INODE = Struct("=IiQQqq")
 _DIRENT = Struct("=QQII")
@@ -261,15 +261,16 @@ def entry(unique: int, result: tuple[int, Attributes] | None) -> bytes:
     return _ENTRY_HEAD.pack(_ENTRY_SIZE, 0, unique, nodeid, 0, VALID, VALID, 0, 0) + _attributes(found)
 
 
-def created(unique: int, result: tuple[int, Attributes, int, int]) -> bytes:
-    nodeid, new, handle, flags = result
+def created(unique: int, result: tuple[int, Attributes, int, int, int]) -> bytes:
+    nodeid, new, handle, flags, backing = result
     size = _ENTRY_SIZE + _OPEN.size
     head = _ENTRY_HEAD.pack(size, 0, unique, nodeid, 0, VALID, VALID, 0, 0)
-    return head + _attributes(new) + _OPEN.pack(handle, flags, 0)
+    return head + _attributes(new) + _OPEN.pack(handle, flags, backing)
 
 
-def opened(unique: int, result: tuple[int, int]) -> bytes:
-    return _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, *result, 0)
+def opened(unique: int, result: tuple[int, int, int]) -> bytes:
+    """Handle, flags, and the id of the backing file, 0 for none."""
+    return _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, *result)
 
 
 def data(unique: int, result: Buffer) -> tuple[bytes, Buffer]:
@@ -313,11 +314,11 @@ def statx(unique: int, result: tuple[Attributes, int | None]) -> bytes:
 
 
 def initialised(unique: int, result: tuple[int, int]) -> bytes:
-    """The minor version and the flags agreed on."""
+    """The minor version and the flags agreed on. Passthrough: backing files lie on no stacked filesystem."""
     minor, flags = result
     return _INIT_REPLY.pack(
         _INIT_REPLY.size, 0, unique, protocol.MAJOR, minor, READ_AHEAD, flags & 0xFFFFFFFF, 64, 48, MAX_WRITE, 1,
-        MAX_PAGES, 0, flags >> 32,
+        MAX_PAGES, 0, flags >> 32, 1 if flags & protocol.INIT_FLAGS["PASSTHROUGH"] else 0,
     )  # fmt: skip
 
 

@@ -320,6 +320,16 @@ class Operations:
             self._data.opened(handle)
             return handle
 
+    def backing(self, handle: FileHandle) -> int | None:
+        """A descriptor, open for reading and writing, of the one file of the upper that holds all bytes of an open one;
+        the caller closes it. None where there is no such file, or this user may not write to it."""
+        if not handle.inode.in_upper or handle.inode.data is not None:
+            return None
+        try:
+            return os.open(f"/proc/self/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+
     def release(self, handle: FileHandle) -> None:
         self._data.release(handle)
 

@@ -62,7 +62,7 @@ class PartialFile(Content):
         """All blocks are there and the map is gone: nobody needs this object to find the file's bytes."""
         self.lock = threading.Lock()
         """Held while the file is changed; its place in the order of locks is told in `operations.py`."""
-        self.on_busy: Callable[[], None] | None = None
+        self.on_busy: Callable[[], object] | None = None
         """Called once, when the file has been read and written BUSY times."""
         self._uses = 0
         self.mtime_ns: int | None = None
