@@ -223,6 +223,17 @@ def test_setuid_goes_when_somebody_else_writes(place: Path) -> None:
     assert (merged / "new").stat().st_mode & 0o7777 == 0o777
 
 
+@needs_passthrough
+def test_setuid_that_comes_while_it_is_open_goes_with_the_next_write(place: Path) -> None:
+    merged = mount(place)
+    with open(merged / "new", "w+b", 0) as file:
+        file.write(b"x")
+        os.fchmod(file.fileno(), 0o6777)
+        file.write(b"y")
+        assert (place / "upper/new").stat().st_mode & 0o7777 == 0o777
+    assert (merged / "new").read_bytes() == b"xy"
+
+
 def test_the_first_descriptor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as one is open, all go the same way; ids are given back."""
     ids, closed = iter([7, 8]), []

@@ -7,6 +7,11 @@ Files of the upper alone, and only those that hold all of their bytes. A lower f
 copy-up the kernel would go on writing to the lower one, or refuse to open it (EIO). The rule that the kernel enforces
 (fs/fuse/iomode.c): as long as a file is open anywhere, every further descriptor is passed through to the same backing
 file, or none is. So the first one decides, for all until the last close.
+
+Setuid and setgid bits. When others write, they have to go; the kernel leaves that to the daemon (HANDLE_KILLPRIV_V2),
+which sees none of these writes. So a file that has them is not passed through; and since the kernel writes with the
+rights of whoever registered the backing file, it is registered without CAP_FSETID: bits that come later go with the
+next write, whoever writes.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from threading import Lock
 from unionfs import events
 from unionfs.fuse import protocol
 from unionfs.linux import fusedev
+from unionfs.linux.capabilities import CAP_FSETID, without
 
 _CACHED = 0
 _NEVER = (errno.EPERM, errno.ELOOP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
@@ -68,7 +74,8 @@ class Passthrough:
         if descriptor is None:
             return _CACHED
         try:
-            return fusedev.backing_open(self.connection, descriptor)
+            with without(CAP_FSETID):
+                return fusedev.backing_open(self.connection, descriptor)
         except OSError as error:
             if error.errno in _NEVER:
                 events.info(f"data goes through the daemon: the kernel allows no passthrough here ({error.strerror})")

@@ -126,6 +126,12 @@ class BlockMap:
             runs += self.missing(last, last + 1)
         return runs
 
+    def parts_unsynced(self, start: int, end: int) -> bool:
+        """Whether the watermark parts a block that is not surely on disk, and the bytes from `start` to `end` lie on both
+        sides of it."""
+        mark = self.watermark
+        return start < mark < end and mark != self._down(mark) and not self.synced >> (mark >> self.shift) & 1
+
     def add(self, start: int, end: int) -> bool:
         """The upper has all bytes from `start` to `end` now. Counts the blocks that lie wholly in that, or are cut off
         by the watermark; True when there are new ones."""

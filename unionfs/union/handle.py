@@ -106,13 +106,14 @@ class FileHandle(Handle):
         return count
 
     def sync(self, datasync: bool = False) -> None:
+        """fsync(2), or fdatasync(2): not of a copy, whose name may be newer than its data, and is not among that."""
         data = self.inode.data
         if data is not None and data.is_writable:
-            data.sync(datasync)
+            data.sync()
             if data.is_finished:
                 self.inode.forget_data(data)
         else:
-            (os.fdatasync if datasync else os.fsync)(self.fd)
+            (os.fdatasync if datasync and not self.inode.is_copied else os.fsync)(self.fd)
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         data = self.inode.data

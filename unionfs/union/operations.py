@@ -37,7 +37,7 @@ from unionfs.union.inode import FileInode, Inode, Inodes
 from unionfs.union.names import Names, directory_of
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
-from unionfs.union.setattr import Change, change_attributes
+from unionfs.union.setattr import Change, change_attributes, without_privileges
 from unionfs.union.xattr import Xattrs
 
 __all__ = ["Attributes", "Caller", "DirHandle", "Entry", "FileHandle", "Inode", "Name", "Node", "Operations"]
@@ -318,12 +318,18 @@ class Operations:
             kept = self._file_flags(flags)
             handle = FileHandle(inode, inode.location.open(kept | (flags & os.O_TRUNC)), kept)
             self._data.opened(handle)
-            return handle
+        if handle.is_synchronous and inode.in_upper:
+            handle.sync()  # its name, if it was copied up just now
+        return handle
 
     def backing(self, handle: FileHandle) -> int | None:
         """A descriptor, open for reading and writing, of the one file of the upper that holds all bytes of an open one;
-        the caller closes it. None where there is no such file, or this user may not write to it."""
+        the caller closes it. None where there is no such file, or this user may not write to it, or it has privileges
+        that go when it is written to (setuid)."""
         if not handle.inode.in_upper or handle.inode.data is not None:
+            return None
+        mode = os.fstat(handle.fd).st_mode
+        if without_privileges(mode) != mode:
             return None
         try:
             return os.open(f"/proc/self/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)

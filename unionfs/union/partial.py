@@ -184,7 +184,7 @@ class PartialFile(Content):
             self.complete()
         with self._changing():
             if mode & _ZEROING:
-                self._copy_up(self.blocks.torn(offset, offset + length))
+                self._prepare(offset, offset + length)
             elif mode & files.FALLOC_UNSHARE:
                 self._copy_up(self.blocks.missing(offset, offset + length))
             files.fallocate(self.fd, mode, offset, length)
@@ -209,6 +209,18 @@ class PartialFile(Content):
         torn = self.blocks.torn(start, end)
         if torn:
             self._copy_up(torn)
+        if self._durable and self.blocks.parts_unsynced(start, end):
+            self._sync_seam()
+
+    def _sync_seam(self) -> None:
+        """What lies behind the watermark is the upper's at once, what lies before it in the same block only when that was
+        synced: bytes on both sides that are replaced together must not come apart in a power cut."""
+        seam = self.blocks.watermark
+        self._copy_up(self.blocks.missing(seam - 1, seam))
+        os.fdatasync(self.fd)
+        self.blocks.synced |= self.blocks.have
+        self._write_map()
+        os.fsync(self.fd)
 
     def _copy_up(self, runs: Iterable[Run]) -> None:
         for run in list(runs):
@@ -266,12 +278,12 @@ class PartialFile(Content):
         """Whether all that was written counts after a crash of the machine, and a map without use is gone."""
         return self.is_finished or (self.blocks.is_synced and not self.blocks.is_complete)
 
-    def sync(self, datasync: bool = False) -> None:
+    def sync(self) -> None:
         """fsync(2), the map included."""
         with self.lock:
             is_synced, have = self.is_synced, self.blocks.have
         if is_synced:
-            (os.fdatasync if datasync else os.fsync)(self.fd)
+            os.fsync(self.fd)
             return
         os.fdatasync(self.fd)
         self.note_synced(have)
