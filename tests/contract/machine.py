@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def fusepy(self) -> bool:
-        return any(kind == "fusepy" for kind, _ in self.kinds)
+        return any(kind == "fusepy" for kind, *_ in self.kinds)
 
     @initialize(rough=st.lists(rough_layers, min_size=1, max_size=3), upper=rough_layers)
     def start(self, rough: list[Any], upper: Any) -> None:

@@ -17,6 +17,8 @@ from tests.contract.world import World
 
 TOGETHER = {
     "core-aufs": ([("core", "aufs")], 150),
+    "core-aufs by block": ([("core", "aufs", "block")], 60),
+    "core-overlay without data": ([("core", "overlay", "auto")], 60),
     "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 150),
     "native-aufs": ([("native", "aufs")], 20),
     "native-overlay": ([("native", "overlay")], 20),
@@ -30,7 +32,7 @@ LONG = int(os.environ.get("UNIONFS_EXAMPLES", "2000"))
 def run(name: str, mounter, examples: int, same: bool = False) -> None:
     """`same`: the same sequences each time, so that every test run is of one and the same thing."""
     kinds = TOGETHER[name][0]
-    for kind, _ in kinds:
+    for kind, *_ in kinds:
         require(kind)
     before = World.operations
     run_state_machine_as_test(

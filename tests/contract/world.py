@@ -22,7 +22,7 @@ from tests.contract.mounter import Mounter
 from tests.contract.subject import MOUNTED, Core, Kernel, Ours, Subject
 from tests.model import ANY, File, Node
 
-Kinds = Sequence[tuple[str, str]]
+Kinds = Sequence[tuple[str, ...]]
 
 
 class Opened:
@@ -78,13 +78,16 @@ class World:
         layers.build(path, layer, self.dialect)
         return path
 
-    def _subject(self, kind: tuple[str, str], below: list[Path], upper: Path, work: Path | None = None) -> Subject:
+    def _subject(self, kind: tuple[str, ...], below: list[Path], upper: Path, work: Path | None = None) -> Subject:
         work = work or self._directory("work")
+        subject: Subject
         if kind[0] == "core":
-            return Core(below, upper, work, kind[1])
-        subject = MOUNTED[kind[0]](below, upper, work, kind[1], self._directory("merged"))
-        if isinstance(subject, Ours):
-            subject.mounter = self.mounter
+            subject = Core(below, upper, work, kind[1])
+        else:
+            subject = MOUNTED[kind[0]](below, upper, work, kind[1], self._directory("merged"))
+            if isinstance(subject, Ours):
+                subject.mounter = self.mounter
+        subject.copyup = kind[2] if len(kind) > 2 else None
         return subject
 
     # One operation
