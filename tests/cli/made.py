@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.union.layers import HandMade
+from tests.changes.layers import HandMade
 from unionfs.cli.main import main
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.changes.layers import shown_by
+from tests.changes.test_apply import Crash
 from tests.cli.made import Caller, Made
 from tests.cli.running import COMMAND, ROOT, Stage, needs_mount, stage, unionfs
-from tests.union.layers import shown_by
-from tests.union.test_apply import Crash
-from unionfs.union.upper import HeldUpper
+from unionfs.changes.upper import HeldUpper
 
 __all__ = ["stage"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes")

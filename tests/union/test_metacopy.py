@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from unionfs import Union, events
-from unionfs.union.upper import HeldUpper
+from unionfs.changes.upper import HeldUpper
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes and mounts"),
@@ -150,8 +150,8 @@ def test_copyup_block_is_refused_in_this_dialect(place: Path) -> None:
 
 
 def test_held_uppers_are_settled(place: Path) -> None:
+    from unionfs.changes.settle import settle
     from unionfs.layer.stack import Stack
-    from unionfs.union.settle import settle
 
     with ours(place) as union:
         union.chmod("one", 0o600)

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from unionfs import Union, events
+from unionfs.changes.apply import apply
+from unionfs.changes.difference import difference
+from unionfs.changes.export import export
+from unionfs.changes.settle import missing, settle
+from unionfs.changes.upper import HeldUpper
 from unionfs.errors import UnionfsError
 from unionfs.layer.stack import Stack
 from unionfs.linux import files
-from unionfs.union.apply import apply
-from unionfs.union.difference import difference
-from unionfs.union.export import export
 from unionfs.union.partial import BUSY, PartialFile
-from unionfs.union.settle import missing, settle
-from unionfs.union.upper import HeldUpper
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes")
 PAGE = 4096
@@ -401,7 +401,7 @@ def test_settle_goes_on_where_it_was_interrupted(place: Path, monkeypatch: pytes
     with opened(place) as union:
         for number in range(6):
             write(union, f"f{number}")
-    monkeypatch.setattr("unionfs.union.settle._PIECE", 7 * PAGE)
+    monkeypatch.setattr("unionfs.changes.settle._PIECE", 7 * PAGE)
     for stop_after in (1, 2, 5, 9, 20):
 
         def stop(path: bytes, copied: int, left: list[int] = [stop_after]) -> None:  # noqa: B006

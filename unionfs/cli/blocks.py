@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from unionfs.changes.settle import missing, settle
+from unionfs.changes.upper import HeldUpper
 from unionfs.cli import table
 from unionfs.cli.command import Command, shown
 from unionfs.cli.progress import bar
@@ -23,9 +25,7 @@ from unionfs.errors import Faults, UnionfsError, failed
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.lookup import find as lookup
-from unionfs.union.settle import missing, settle
 from unionfs.union.source import Sources
-from unionfs.union.upper import HeldUpper
 from unionfs.union.virtual import describe
 
 BLOCKS = b"user.unionfs.blocks"

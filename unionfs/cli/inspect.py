@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
+from unionfs.changes import explain
+from unionfs.changes.difference import Change, difference
+from unionfs.changes.explain import Finding
 from unionfs.cli import table
 from unionfs.cli.command import Command, shown
 from unionfs.cli.target import Target, find, find_path, needs_upper
 from unionfs.layer.layer import Layer
-from unionfs.union import explain
-from unionfs.union.difference import Change, difference
-from unionfs.union.explain import Finding
 
 _TYPES = {
     stat.S_IFREG: "regular file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo",

@@ -14,6 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from unionfs import events
+from unionfs.changes.apply import apply, check_applicable
+from unionfs.changes.difference import Change, difference
+from unionfs.changes.export import export
+from unionfs.changes.upper import HeldUpper
 from unionfs.cli import table
 from unionfs.cli.command import Command, UsageError, shown
 from unionfs.cli.inspect import show_changes
@@ -22,10 +26,6 @@ from unionfs.errors import UnionfsError
 from unionfs.fuse import mount as fuse_mount
 from unionfs.layer.stack import UNFINISHED, Stack
 from unionfs.linux import files
-from unionfs.union.apply import apply, check_applicable
-from unionfs.union.difference import Change, difference
-from unionfs.union.export import export
-from unionfs.union.upper import HeldUpper
 
 _WORDS = {"A": "added", "C": "changed", "D": "deleted"}
 

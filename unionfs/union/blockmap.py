@@ -127,8 +127,8 @@ class BlockMap:
         return runs
 
     def parts_unsynced(self, start: int, end: int) -> bool:
-        """Whether the watermark parts a block that is not surely on disk, and the bytes from `start` to `end` lie on both
-        sides of it."""
+        """Whether the watermark parts a block that is not surely on disk, and the bytes from `start` to `end` lie on
+        both sides of it."""
         mark = self.watermark
         return start < mark < end and mark != self._down(mark) and not self.synced >> (mark >> self.shift) & 1
 

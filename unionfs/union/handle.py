@@ -17,6 +17,7 @@ from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
 from unionfs.linux import files
+from unionfs.union.attributes import without_privileges
 from unionfs.union.content import Content
 from unionfs.union.listing import merge
 
@@ -129,6 +130,19 @@ class FileHandle(Handle):
             return source.copy_range(start, self.fd, to, length)
         self._refuse(os.O_RDONLY)
         return data.copy_in(source, start, to, length)
+
+    def backing(self) -> int | None:
+        """A descriptor, open for reading and writing, of the one file of the upper that has all the bytes. None where
+        there is no such file, or this user may not write to it, or it has privileges that writing takes (setuid)."""
+        if not self.inode.in_upper or self.inode.data is not None:
+            return None
+        mode = os.fstat(self.fd).st_mode
+        if without_privileges(mode) != mode:
+            return None
+        try:
+            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
 
     def content(self) -> Content:
         """Where its bytes are, while it is open."""

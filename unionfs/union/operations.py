@@ -37,7 +37,7 @@ from unionfs.union.inode import FileInode, Inode, Inodes
 from unionfs.union.names import Names, directory_of
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
-from unionfs.union.setattr import Change, change_attributes, without_privileges
+from unionfs.union.setattr import Change, change_attributes
 from unionfs.union.xattr import Xattrs
 
 __all__ = ["Attributes", "Caller", "DirHandle", "Entry", "FileHandle", "Inode", "Name", "Node", "Operations"]
@@ -57,14 +57,8 @@ class Operations:
         copyup_complete: str = COMPLETE,
     ) -> None:  # fmt: skip
         amount, complete = Amount.of(dialect, copyup, copyup_threshold), completion.check(copyup_complete)
-        self.stack = Stack.open(
-            [os.fsencode(path) for path in lower],
-            None if upper is None else os.fsencode(upper),
-            None if work is None else os.fsencode(work),
-            dialect,
-            userxattr,
-            volatile,
-        )
+        writable = [None if path is None else os.fsencode(path) for path in (upper, work)]
+        self.stack = Stack.open([os.fsencode(path) for path in lower], *writable, dialect, userxattr, volatile)
         try:
             self.stack.prepare()
         except BaseException:
@@ -323,18 +317,8 @@ class Operations:
         return handle
 
     def backing(self, handle: FileHandle) -> int | None:
-        """A descriptor, open for reading and writing, of the one file of the upper that holds all bytes of an open one;
-        the caller closes it. None where there is no such file, or this user may not write to it, or it has privileges
-        that go when it is written to (setuid)."""
-        if not handle.inode.in_upper or handle.inode.data is not None:
-            return None
-        mode = os.fstat(handle.fd).st_mode
-        if without_privileges(mode) != mode:
-            return None
-        try:
-            return os.open(f"/proc/self/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None
+        """A descriptor of the upper's file that has all bytes of an open one, for passthrough; the caller closes it."""
+        return handle.backing()
 
     def release(self, handle: FileHandle) -> None:
         self._data.release(handle)

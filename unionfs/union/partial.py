@@ -213,8 +213,8 @@ class PartialFile(Content):
             self._sync_seam()
 
     def _sync_seam(self) -> None:
-        """What lies behind the watermark is the upper's at once, what lies before it in the same block only when that was
-        synced: bytes on both sides that are replaced together must not come apart in a power cut."""
+        """What lies behind the watermark is the upper's at once, what lies before it in the same block only when that
+        was synced: bytes on both sides that are replaced together must not come apart in a power cut."""
         seam = self.blocks.watermark
         self._copy_up(self.blocks.missing(seam - 1, seam))
         os.fdatasync(self.fd)

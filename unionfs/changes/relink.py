@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import stat
 
+from unionfs.changes.below import Below, Place
+from unionfs.changes.staging import STAGING, Staging
+from unionfs.changes.transplant import copy_attributes
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
-from unionfs.union.below import Below, Place
 from unionfs.union.hardlinks import HardLinks
 from unionfs.union.listing import merge
-from unionfs.union.staging import STAGING, Staging
-from unionfs.union.transplant import copy_attributes
 
 _DT_DIR = stat.S_IFDIR >> 12
 

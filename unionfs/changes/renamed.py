@@ -13,11 +13,11 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unionfs.changes.below import NOWHERE, Below, Place
+from unionfs.changes.staging import Staging
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory
 from unionfs.layer.whiteout import Dialect
-from unionfs.union.below import NOWHERE, Below, Place
-from unionfs.union.staging import Staging
 
 _DT_DIR = stat.S_IFDIR >> 12
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.union.deeds import do_anything
-from tests.union.layers import HandMade, shown_by
-from tests.union.test_apply import Bench, fill
+from tests.changes.deeds import do_anything
+from tests.changes.layers import HandMade, shown_by
+from tests.changes.test_apply import Bench, fill
+from unionfs.changes.export import export
 from unionfs.errors import UnionfsError
-from unionfs.union.export import export
 from unionfs.union.union import Union
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices, owners and trusted attributes")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.union.deeds import do_anything
-from tests.union.layers import DIALECTS, HandMade, Make, open_stack
+from tests.changes.deeds import do_anything
+from tests.changes.layers import DIALECTS, HandMade, Make, open_stack
+from unionfs.changes.difference import visible_roots
+from unionfs.changes.explain import explain, given
 from unionfs.layer.stack import Stack
-from unionfs.union.difference import visible_roots
-from unionfs.union.explain import explain, given
 from unionfs.union.lookup import find
 from unionfs.union.union import Union
 

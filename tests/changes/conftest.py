@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.union.layers import DIALECTS, HandMade, Make
+from tests.changes.layers import DIALECTS, HandMade, Make
 
 
 @pytest.fixture(params=DIALECTS)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.union.deeds import do_anything
-from tests.union.layers import DIALECTS, HandMade, Snapshot, open_stack, shown_by, snapshot
+from tests.changes.deeds import do_anything
+from tests.changes.layers import DIALECTS, HandMade, Snapshot, open_stack, shown_by, snapshot
+from unionfs.changes.apply import apply
+from unionfs.changes.upper import HeldUpper
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory
 from unionfs.layer.stack import Stack
 from unionfs.linux import files
-from unionfs.union.apply import apply
 from unionfs.union.union import Union
-from unionfs.union.upper import HeldUpper
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices, owners and trusted attributes")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.union.deeds import do_anything
-from tests.union.layers import DIALECTS, HandMade, Make, open_stack, shown_by, snapshot
-from unionfs.union.difference import difference
+from tests.changes.deeds import do_anything
+from tests.changes.layers import DIALECTS, HandMade, Make, open_stack, shown_by, snapshot
+from unionfs.changes.difference import difference
 from unionfs.union.union import Union
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for devices and trusted attributes")

@@ -11,10 +11,10 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unionfs.changes.difference import visible_roots
 from unionfs.layer.layer import Directory
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import WHITEOUT
-from unionfs.union.difference import visible_roots
 from unionfs.union.lookup import find, resolve
 
 

@@ -22,21 +22,21 @@ from __future__ import annotations
 import os
 import stat
 
+from unionfs.changes.below import NOWHERE, Below, Place
+from unionfs.changes.relink import Relinking
+from unionfs.changes.renamed import check, find_renamed, is_renamed, key, set_aside
+from unionfs.changes.settle import settle
+from unionfs.changes.staging import STAGING, Staging
+from unionfs.changes.transplant import copy_attributes
+from unionfs.changes.upper import HeldUpper, refuse_mounts_inside
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory, Layer
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import WHITEOUT, Overlay
-from unionfs.union.below import NOWHERE, Below, Place
 from unionfs.union.inode import Inodes
 from unionfs.union.lookup import find
-from unionfs.union.relink import Relinking
-from unionfs.union.renamed import check, find_renamed, is_renamed, key, set_aside
-from unionfs.union.settle import settle
 from unionfs.union.source import Sources
-from unionfs.union.staging import STAGING, Staging
-from unionfs.union.transplant import copy_attributes
-from unionfs.union.upper import HeldUpper, refuse_mounts_inside
 
 _DT_DIR = stat.S_IFDIR >> 12
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

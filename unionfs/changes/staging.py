@@ -17,12 +17,12 @@ import os
 import stat
 from contextlib import suppress
 
+from unionfs.changes.transplant import transplant
 from unionfs.layer.layer import Directory, Layer, remove_tree
 from unionfs.layer.location import Location
 from unionfs.layer.workdir import WorkDirectory
 from unionfs.linux import files
 from unionfs.union.source import Sources
-from unionfs.union.transplant import transplant
 
 STAGING = b".wh..wh.unionfs-apply"
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import suppress
 
+from unionfs.changes.transplant import Translation, copy_attributes, transplant
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory, Layer, remove_tree
 from unionfs.layer.location import Location
@@ -17,7 +18,6 @@ from unionfs.layer.stack import Stack
 from unionfs.union.inode import DirInode, FileInode, Inodes
 from unionfs.union.listing import merge
 from unionfs.union.source import Sources
-from unionfs.union.transplant import Translation, copy_attributes, transplant
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SUFFIX = b".unionfs-apply"
