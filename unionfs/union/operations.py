@@ -57,8 +57,8 @@ class Operations:
         copyup_complete: str = COMPLETE,
     ) -> None:  # fmt: skip
         amount, complete = Amount.of(dialect, copyup, copyup_threshold), completion.check(copyup_complete)
-        writable = [None if path is None else os.fsencode(path) for path in (upper, work)]
-        self.stack = Stack.open([os.fsencode(path) for path in lower], *writable, dialect, userxattr, volatile)
+        top, area = (None if path is None else os.fsencode(path) for path in (upper, work))
+        self.stack = Stack.open([os.fsencode(path) for path in lower], top, area, dialect, userxattr, volatile)
         try:
             self.stack.prepare()
         except BaseException:
