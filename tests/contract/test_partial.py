@@ -243,6 +243,7 @@ def test_completed_in_the_background_while_it_is_open(place: Path) -> None:
         modified = os.fstat(file.fileno()).st_mtime_ns
         wait_for("complete", lambda: not blocks(merged / "large")["partial"])
         assert os.fstat(file.fileno()).st_mtime_ns == modified == (merged / "large").stat().st_mtime_ns
+        wait_for("told the kernel", lambda: (merged / "large").stat().st_blocks * 512 >= 30 << 20)
         os.pwrite(file.fileno(), b"more", 5 << 20)
     expected = bytearray((place / "lower/large").read_bytes())
     expected[1000:1102], expected[5 << 20 : (5 << 20) + 4] = b"n" * 100 + b"ew", b"more"

@@ -312,5 +312,7 @@ class FakeOperations:
 
     def syncfs(self) -> None: ...
 
+    def tell_of_changes(self, listener: Callable[[Node], None]) -> None: ...
+
     def close(self) -> None:
         self.closed = True

@@ -24,7 +24,7 @@ from unionfs.fuse.calls import Connection
 from unionfs.fuse.device import Device
 from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
 from unionfs.fuse.wire import Reply, Request, WireError
-from unionfs.union.operations import Operations
+from unionfs.union.operations import Inode, Operations
 
 HELPERS = 8
 """Threads at most for what blocks. More wait in a queue, and can be interrupted there."""
@@ -38,6 +38,7 @@ class Server:
         self._connection = Connection(operations)
         self._connection.interrupt = self._interrupt
         self._connection.passthrough.connection = device.descriptor
+        operations.tell_of_changes(self._changed)
         self._rows = list(dispatch.TABLE)
         self._helpers = Helpers(self._help, device.recycle)
 
@@ -157,6 +158,12 @@ class Server:
         assert not isinstance(reply, HandOver)
         self._helpers.finished(request)
         self._device.send(request.unique, reply)
+
+    def _changed(self, inode: Inode) -> None:
+        """Its attributes are no longer those that the kernel was told to keep."""
+        nodeid = self._connection.nodes.nodeid_of(inode)
+        if nodeid is not None:
+            self._device.notify(wire.invalidate_attributes(nodeid))
 
     def _interrupt(self, unique: int) -> None:
         """The caller of that request got a signal. One that waits is answered at once, one that runs sees a flag."""

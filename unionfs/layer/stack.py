@@ -104,7 +104,14 @@ class Stack:
             raise
 
     def prepare(self) -> None:
-        """Before the first operation: sweep what a crash left, and write down what is mounted."""
+        """Before the first operation: sweep what a crash left, and write down what is mounted. Fails: it is closed."""
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
         if self.work is None:
             return
         swept = self.work.sweep()

@@ -59,6 +59,8 @@ class Completion:
 
     def __init__(self, when: str, release: Callable[[FileHandle, bool], bool]) -> None:
         self.when = when
+        self.completed: Callable[[FileInode], None] = lambda inode: None
+        """Told of a file whose space on disk has changed without a request."""
         self._release = release
         self._queue: SimpleQueue[FileHandle | FileInode | None] = SimpleQueue()
         self._thread: Thread | None = None
@@ -120,16 +122,18 @@ class Completion:
         """A file was closed; somebody may open it again, write to it, and close it meanwhile."""
         is_released = False
         while not is_released:
-            is_released = self._release(handle, not self._was_worked_on(handle.inode.data))
+            is_released = self._release(handle, not self._was_worked_on(handle.inode))
 
-    def _was_worked_on(self, data: PartialFile | None) -> bool:
+    def _was_worked_on(self, inode: FileInode) -> bool:
         """False: there is no more to do, since it cannot be done, or nobody will see it."""
+        data = inode.data
         try:
             if data is None or not os.fstat(data.fd).st_nlink:
                 return False
             if self.when == "close":
                 self._complete(data)
             data.sync()
+            self.completed(inode)
         except OSError as error:
             events.error(f"a partly copied file could not be synced: {error.strerror}")
             return False
@@ -153,6 +157,7 @@ class Completion:
             if not copied:
                 data.sync()
                 inode.forget_data(data)
+                self.completed(inode)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 events.error(f"a partly copied file could not be completed: {error.strerror}")

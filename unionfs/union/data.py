@@ -37,7 +37,7 @@ class Data:
         if inode.data is None and not inode.handles:
             inode.data = self.sources.open_partial(inode.location)
         if inode.data is not None:
-            self._known[inode] = None
+            self._used(inode, inode.data)
         return inode.data
 
     @contextmanager
@@ -69,17 +69,21 @@ class Data:
             inode.forget_data(data)
         if inode.data is None:
             self._known.pop(inode, None)
+        else:
+            self._used(inode, inode.data)
+
+    def _used(self, inode: FileInode, data: PartialFile) -> None:
+        self._known[inode] = None
+        self.completion.opened(inode, data)
 
     def opened(self, handle: FileHandle) -> None:
         """A file was opened: find out where its bytes are. Under the tree lock. Raises EIO, and closes it again."""
         try:
-            data = self.of(handle.inode)
+            self.of(handle.inode)
         except BaseException:
             handle.close()
             raise
         handle.inode.opened(handle)
-        if data is not None:
-            self.completion.opened(handle.inode, data)
 
     # The last close
 

@@ -59,11 +59,7 @@ class Operations:
         amount, complete = Amount.of(dialect, copyup, copyup_threshold), completion.check(copyup_complete)
         top, area = (None if path is None else os.fsencode(path) for path in (upper, work))
         self.stack = Stack.open([os.fsencode(path) for path in lower], top, area, dialect, userxattr, volatile)
-        try:
-            self.stack.prepare()
-        except BaseException:
-            self.stack.close()
-            raise
+        self.stack.prepare()
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)
         self._names = Names(self._inodes)
@@ -407,6 +403,10 @@ class Operations:
         found = list(os.fstatvfs(self.stack.layers[0].root.fd))
         found[9] = min(found[9], self.stack.dialect.longest_name)
         return os.statvfs_result(found)
+
+    def tell_of_changes(self, listener: Callable[[FileInode], None]) -> None:
+        """Have a listener told of inodes whose attributes were changed by nobody's request; from any thread."""
+        self._data.completion.completed = listener
 
     def syncfs(self) -> None:
         """syncfs(2) of the upper."""
