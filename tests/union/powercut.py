@@ -25,6 +25,7 @@ from unionfs.linux import files
 PAGE = 4096
 ZEROING = files.FALLOC_PUNCH_HOLE | files.FALLOC_ZERO
 SYNCS = ("fsync", "fdatasync", "syncfs")
+SKIPPED = ("fsync", "fdatasync", "sync_filesystem")
 
 
 class Event(NamedTuple):
@@ -47,6 +48,8 @@ class Recorder:
         self.name = name
         self.events: list[Event] = []
         self.is_paused = False
+        self.after_sync: Callable[[], None] | None = None
+        """What somebody does just when the next sync is done."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -71,9 +74,12 @@ class Recorder:
         note = getattr(self, "_" + name)
 
         def wrapper(*arguments: Any, **options: Any) -> Any:
-            result = None if name in ("fsync", "fdatasync", "sync_filesystem") else call(*arguments, **options)
+            result = None if name in SKIPPED else call(*arguments, **options)
             if not self.is_paused:
                 note(result, *arguments)
+                if name in SKIPPED and self.after_sync is not None:
+                    meanwhile, self.after_sync = self.after_sync, None
+                    meanwhile()
             return result
 
         return wrapper
@@ -175,6 +181,8 @@ class Disk:
         for start in range(0, len(content), PAGE):
             moment = written(start // PAGE)
             assert synced <= moment <= at
+            while moment > max(cut, synced) and start >= len(self.states[moment].content):
+                moment -= 1  # a page that was cut off is not written
             page = self.states[moment].content[start : start + PAGE]
             content[start : start + len(page)] = page
             grown = len(self.states[max(min(moment, cut), last)].content)
@@ -239,7 +247,8 @@ class History:
 
     def wrong(self, found: bytes, since: int, until: int) -> str:
         """Why nobody may find that after a power cut during operation `until` when operation `since` was synced, or
-        nothing. Each page must be as after one operation, with what later ones made zeros; the size, that of one."""
+        nothing. The size must be that of one operation; each page as after one, without what later ones cut off, and
+        perhaps without what they punched out: a hole in a lower file's place is data to us."""
         reasons = []
         for cut in range(until, since - 1, -1):
             if len(found) in self._sizes(since, cut):
@@ -280,9 +289,13 @@ class History:
         if possible is None:
             possible = self._cache[key] = set()
             for number in range(since, until + 1):
-                for edges_are_data in (False, True):
+                if number > cut and start // PAGE * PAGE >= len(self.contents[number]):
+                    continue  # a page that was cut off is not written
+                later = self.events[number + 1 : cut + 1]
+                cuts = [event for event in later if event.kind == "size"]
+                for events, edges_are_data in (later, False), (later, True), (cuts, True):
                     piece = bytearray(self.contents[number][:end].ljust(end, b"\0"))
-                    for event in self.events[number + 1 : cut + 1]:
+                    for event in events:
                         _zero(piece, event, start, end, edges_are_data)
                     possible.add(bytes(piece[start:end]))
         return possible
