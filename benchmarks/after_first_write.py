@@ -7,7 +7,8 @@ with the file opened anew: COUNT writes of 4 KiB at random places, COUNT reads o
 from start to end, 1 MiB at a time. No fsync. The lower file is in the page cache when it begins.
 
 How ours copies the rest of the file is a case each; so is whether the work begins at once after the first write, or
-when the rest is there ("completed"). The program that wrote first keeps the file open, but in the cases of "close".
+when the rest is there ("completed"). The program that wrote first keeps the file open, but in the cases of "close"; for
+"background, completed" it writes to the same place many times, since a file that is hardly used is left in parts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import NamedTuple
@@ -70,35 +72,42 @@ def cases() -> list[Case]:
 
 
 def sample(case: Case, where: Ground, lower: str, length: int, count: int) -> Sample:
-    with peers.mounted(case.peer, where, lower) as place:
+    with peers.mounted(case.peer, where, lower) as place, ExitStack() as first:
         path = os.path.join(place.merged, "file")
         times: dict[str, float] = {}
         before, start = measure.allocated(place.upper), perf_counter()
-        first = os.open(path, os.O_RDWR)
-        os.pwrite(first, b"w" * PAGE, measure.middle(length))
+        descriptor = first.enter_context(measure.opened(path, os.O_RDWR))
+        os.pwrite(descriptor, b"w" * PAGE, measure.middle(length))
         if case.closed:
-            os.close(first)
+            first.close()
         times["first write"] = (perf_counter() - start) * 1000
         grown = [measure.allocated(place.upper) - before]
-        completion = _wait_until_complete(path, start) if case.completed else None
+        if case.completed and not case.closed:
+            _keep_busy(descriptor, measure.middle(length))
+        completion = _wait_until_complete(path, start, where) if case.completed else None
         grown.append(measure.allocated(place.upper) - before)
         places = [random.randrange(length // PAGE) * PAGE for _ in range(2 * count)]
         times["random writes"] = measure.milliseconds(partial(_random, path, os.O_WRONLY, places[:count], _write))
         times["random reads"] = measure.milliseconds(partial(_random, path, os.O_RDONLY, places[count:], _read))
         times["sequential read"] = measure.milliseconds(partial(_read_all, path))
         grown.append(measure.allocated(place.upper) - before)
-        if not case.closed:
-            os.close(first)
     peers.settle(where)
     return Sample(times, completion, (grown[0], grown[1], grown[2]))
 
 
-def _wait_until_complete(path: str, start: float) -> float:
+def _keep_busy(descriptor: int, offset: int) -> None:
+    """Write the same 4 KiB again and again: a file that is hardly used is not completed in the background."""
+    for _ in range(200):
+        os.pwrite(descriptor, b"w" * PAGE, offset)
+
+
+def _wait_until_complete(path: str, start: float, where: Ground) -> float:
     """Ask the union itself; seconds since `start`."""
     end = monotonic() + PATIENCE
     while json.loads(os.getxattr(path, "user.unionfs.blocks"))["partial"]:
         if monotonic() > end:
             raise SystemExit(f"{path} is still in parts after {PATIENCE:.0f} s")
+        where.signals.check()
         sleep(0.02)
     return perf_counter() - start
 
@@ -112,17 +121,16 @@ def _read(descriptor: int, offset: int) -> None:
 
 
 def _random(path: str, flags: int, places: Sequence[int], deed: Callable[[int, int], None]) -> None:
-    descriptor = os.open(path, flags)
-    for offset in places:
-        deed(descriptor, offset)
-    os.close(descriptor)
+    with measure.opened(path, flags) as descriptor:
+        for offset in places:
+            deed(descriptor, offset)
 
 
 def _read_all(path: str) -> None:
-    descriptor, buffer = os.open(path, os.O_RDONLY), bytearray(MIB)
-    while os.readv(descriptor, [buffer]):
-        pass
-    os.close(descriptor)
+    buffer = bytearray(MIB)
+    with measure.opened(path, os.O_RDONLY) as descriptor:
+        while os.readv(descriptor, [buffer]):
+            pass
 
 
 def run(where: Ground, found: Sequence[Case], length: int, count: int, rounds: int, report: Report) -> None:

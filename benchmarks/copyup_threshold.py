@@ -42,18 +42,18 @@ def unions(volatile: bool) -> list[Peer]:
 
 def rewrite(path: str, size: int) -> None:
     """As a program that knows what it does: without O_TRUNC."""
-    data, descriptor = b"n" * PIECE, os.open(path, os.O_WRONLY)
-    for start in range(0, size, PIECE):
-        os.pwrite(descriptor, data[: size - start], start)
-    os.close(descriptor)
+    data = b"n" * PIECE
+    with measure.opened(path, os.O_WRONLY) as descriptor:
+        for start in range(0, size, PIECE):
+            os.pwrite(descriptor, data[: size - start], start)
 
 
 def read_twice(path: str) -> None:
+    buffer = bytearray(PIECE)
     for _ in range(2):
-        descriptor, buffer = os.open(path, os.O_RDONLY), bytearray(PIECE)
-        while os.readv(descriptor, [buffer]):
-            pass
-        os.close(descriptor)
+        with measure.opened(path, os.O_RDONLY) as descriptor:
+            while os.readv(descriptor, [buffer]):
+                pass
 
 
 def workload(path: str, size: int) -> dict[str, float]:

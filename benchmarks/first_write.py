@@ -48,9 +48,8 @@ class Lookup(NamedTuple):
 
 
 def append(path: str, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-    os.write(descriptor, b"a")
-    os.close(descriptor)
+    with measure.opened(path, os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"a")
 
 
 OPERATIONS: dict[str, Callable[[str, int], None]] = {
@@ -172,12 +171,12 @@ def stall(peer: Peer, where: Ground, lower: str, size: int, hold: float) -> dict
         theirs.close()
         try:
             sleep(0.3)
-            start, descriptor = perf_counter(), os.open(os.path.join(place.merged, "file"), os.O_WRONLY)
-            os.pwrite(descriptor, b"w" * PAGE, measure.middle(size))
-            sleep(hold)
-            stop.set()
-            found = [Lookup(*pair) for pair in ours.recv()]
-            os.close(descriptor)
+            start = perf_counter()
+            with measure.opened(os.path.join(place.merged, "file"), os.O_WRONLY) as descriptor:
+                os.pwrite(descriptor, b"w" * PAGE, measure.middle(size))
+                sleep(hold)
+                stop.set()
+                found = [Lookup(*pair) for pair in ours.recv()]
         finally:
             stop.set()
             process.join()

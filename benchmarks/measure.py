@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter, strftime
 from typing import NamedTuple, TypeVar
 
@@ -99,11 +100,20 @@ def allocated(directory: str) -> int:
     return total
 
 
+@contextmanager
+def opened(path: str, flags: int) -> Iterator[int]:
+    """A descriptor; one that was left open would keep its mount in use."""
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def first_write(path: str, size: int) -> None:
     """4 KiB in the middle of a file, as a program does it that does not keep the file open."""
-    descriptor = os.open(path, os.O_WRONLY)
-    os.pwrite(descriptor, b"w" * PAGE, middle(size))
-    os.close(descriptor)
+    with opened(path, os.O_WRONLY) as descriptor:
+        os.pwrite(descriptor, b"w" * PAGE, middle(size))
 
 
 def middle(size: int) -> int:

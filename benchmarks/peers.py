@@ -154,11 +154,43 @@ def _content(path: str) -> bytes:
 # --- where they are mounted
 
 
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP end the program between two samples; a second one at once.
+
+    Not in a sample: one that came during open(2) would leave a file open that nobody knows, and its mount in use.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def check(self) -> None:
+        """Where nothing is under way. Raises KeyboardInterrupt."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+        self._came = True
+        note("stopping after this sample")
+
+
 class Ground(NamedTuple):
     """A temporary directory on a filesystem that is measured."""
 
     filesystem: str
     path: str
+    signals: Signals
 
     def fits(self, count: int) -> bool:
         """Whether so many bytes can be written here, and some room is left. In a tmpfs they take memory."""
@@ -182,12 +214,14 @@ def ground(kind: str, beside: str) -> Iterator[Ground]:
         raise SystemExit(f"{beside}: mount options cannot hold such a path: choose a --dir without , : = and \\")
     if kind not in ("disk", "tmpfs"):
         raise SystemExit(f"--on {kind}: write disk or tmpfs")
-    with _stopped_by_signals(), ExitStack() as undo:
+    signals = Signals()
+    with signals.handled(), ExitStack() as undo:
         path = tempfile.mkdtemp(prefix="unionfs-benchmark-", dir=beside)
         undo.callback(_remove, path)
         if kind == "tmpfs":
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%", "benchmark", path], check=True)
-        yield Ground("tmpfs" if kind == "tmpfs" else _filesystem(path), path)
+        yield Ground("tmpfs" if kind == "tmpfs" else _filesystem(path), path, signals)
+        signals.check()
 
 
 def grounds(words: str, report: Report) -> list[str]:
@@ -201,6 +235,7 @@ def grounds(words: str, report: Report) -> list[str]:
 @contextmanager
 def mounted(peer: Peer, where: Ground, lower: str) -> Iterator[Place]:
     """The peer over that lower directory and a new upper, both gone afterwards."""
+    where.signals.check()
     with ExitStack() as undo:
         own = tempfile.mkdtemp(prefix="mount-", dir=where.path)
         undo.callback(_remove, own)
@@ -229,26 +264,37 @@ def _daemon(command: list[str], merged: str) -> Iterator[None]:
                     raise SystemExit(f"{' '.join(command)}: {said.read().strip() or 'did not mount'}")
                 sleep(0.002)
             yield
+        except BaseException:
+            process.terminate()
+            raise
         finally:
-            _unmount(merged)
-            try:
-                process.wait(_PATIENCE)
-            except BaseException:
+            _end(process, merged)
+
+
+def _end(process: subprocess.Popen[bytes], merged: str) -> None:
+    """Unmount until the daemon has ended: one that was told to end while it started may still mount."""
+    end = monotonic() + _PATIENCE
+    while process.poll() is None:
+        _unmount(merged)
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            if monotonic() > end:
+                note(f"process {process.pid} did not end when {merged} was unmounted, and is killed")
                 process.kill()
-                process.wait()
-                raise
+    _unmount(merged)
 
 
 def _unmount(path: str) -> None:
-    if path in _mounts_below(path):
-        command = ["umount", path] if os.geteuid() == 0 else ["fusermount3", "-u", path]
-        for _ in range(20):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if not done.returncode:
-                return
+    """As often as it is mounted there. A daemon that was told to end unmounts too, perhaps at the same time."""
+    command = ["umount", path] if os.geteuid() == 0 else ["fusermount3", "-u", path]
+    for _ in range(20):
+        if path not in _mounts_below(path):
+            return
+        if subprocess.run(command, capture_output=True, check=False).returncode:
             sleep(0.1)
-        subprocess.run([command[0], "-l", *command[1:]], check=False)
-        note(f"{path} was in use, and is detached: {done.stderr.strip()}")
+    subprocess.run([command[0], "-l", *command[1:]], check=False)
+    note(f"{path} was in use, and is detached")
 
 
 def _remove(path: str) -> None:
@@ -272,24 +318,7 @@ def _filesystem(path: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does: what was made is undone. A second signal cannot stop that."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for one in stopping:
-            signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(one, stop) for one in stopping]
-    try:
-        yield
-    finally:
-        for one, handler in zip(stopping, before, strict=True):
-            signal.signal(one, handler)
-
-
 def settle(where: Ground) -> None:
-    """Write out what earlier samples left behind, so that the next one does not pay for it."""
+    """Between two samples: write out what earlier ones left behind, so that the next one does not pay for it."""
+    where.signals.check()
     subprocess.run(["sync", "-f", where.path], check=True)
