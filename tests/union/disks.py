@@ -34,8 +34,8 @@ class Disks:
         self.place = place
         self.undo: list[tuple[str, ...]] = []
 
-    def image(self, name: str, kind: str) -> Path:
-        """A file with an empty filesystem in it."""
+    def image(self, name: str, kind: str, *options: str) -> Path:
+        """A file with an empty filesystem in it. `options`: further ones of mkfs."""
         if kind not in PACKAGES:
             raise ValueError(kind)
         if shutil.which(MAKE[kind][0]) is None:
@@ -43,7 +43,7 @@ class Disks:
         path = self.place / name
         with open(path, "xb") as file:
             file.truncate(SIZES[kind])
-        run(*MAKE[kind], path)
+        run(*MAKE[kind], *options, path)
         return path
 
     def mount(self, image: Path, kind: str, options: str = "", direct: bool = False) -> Path:
