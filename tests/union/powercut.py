@@ -39,6 +39,13 @@ class Event(NamedTuple):
     data: bytes | None = None
     """What was written; the map, or None when it was removed."""
 
+    @property
+    def length(self) -> int:
+        """Bytes that are changed without regard to what they were."""
+        if self.kind == "allocate":
+            return self.end - self.start if self.mode & ZEROING else 0
+        return len(self.data) if self.kind == "data" and self.data is not None else 0
+
 
 class Recorder:
     """Notes what is done to any file, by descriptor or by path; syncs are noted and left out."""
@@ -239,7 +246,7 @@ class History:
         self.events = [Event("size", None, end=len(content))]
         self.seams: set[int] = set()
         """Offsets inside a page at which it may be divided: two different states before and after."""
-        self._cache: dict[tuple[int, ...], set[bytes]] = {}
+        self._cache: dict[tuple[int, ...], dict[bytes, set[int]]] = {}
 
     def add(self, event: Event) -> None:
         self.contents.append(_after(State(self.contents[-1]), event).content)
@@ -275,19 +282,29 @@ class History:
         return sizes
 
     def _wrong_pages(self, found: bytes, since: int, until: int, cut: int) -> list[tuple[int, int]]:
+        """Where a seam divides a page, no single change of both sides may be on one of them alone."""
         ends = sorted({*range(PAGE, len(found), PAGE), *self.seams, len(found)})
-        wrong, start = [], 0
+        wrong, start, left = [], 0, set[int]()
         for end in (end for end in ends if end <= len(found)):
-            if found[start:end] not in self._possible(start, end, since, until, cut):
+            numbers = self._possible(start, end, since, until, cut).get(found[start:end], set())
+            if start % PAGE:
+                numbers = {right for right in numbers if any(self._fit(start, one, right) for one in left)}
+            if not numbers and end > start:
                 wrong.append((start, end))
-            start = end
+            start, left = end, numbers
         return wrong
 
-    def _possible(self, start: int, end: int, since: int, until: int, cut: int) -> set[bytes]:
+    def _fit(self, seam: int, one: int, other: int) -> bool:
+        """Whether what is left of a seam may be as after one operation, what is right of it as after another."""
+        between = self.events[min(one, other) + 1 : max(one, other) + 1]
+        return not any(event.start < seam < event.start + event.length for event in between)
+
+    def _possible(self, start: int, end: int, since: int, until: int, cut: int) -> dict[bytes, set[int]]:
+        """Contents, each with the operations after which it was that."""
         key = start, end, since, until, cut
         possible = self._cache.get(key)
         if possible is None:
-            possible = self._cache[key] = set()
+            possible = self._cache[key] = {}
             for number in range(since, until + 1):
                 if number > cut and start // PAGE * PAGE >= len(self.contents[number]):
                     continue  # a page that was cut off is not written
@@ -297,5 +314,5 @@ class History:
                     piece = bytearray(self.contents[number][:end].ljust(end, b"\0"))
                     for event in events:
                         _zero(piece, event, start, end, edges_are_data)
-                    possible.add(bytes(piece[start:end]))
+                    possible.setdefault(bytes(piece[start:end]), set()).add(number)
         return possible

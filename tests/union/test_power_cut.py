@@ -5,7 +5,8 @@ The system calls are recorded, and each prefix of the record gives what journali
 each page one state that the page had since it was synced last, and nothing older. Where the daemon was killed instead,
 all is on disk and the boot id is the same: it must show all that was acknowledged.
 
-The page in which the lower file ends, or was cut, counts as two: before that offset, and from it on.
+The page in which the lower file ends, or was cut, counts as two, before that offset and from it on, for changes of one
+of the two; a change of both is in both or in neither.
 """
 
 from __future__ import annotations
@@ -358,11 +359,17 @@ def bench(
 SEAM = 2 * PAGE - 110
 
 
-@pytest.mark.parametrize("step", [("write", SEAM, 20), ("copy in", 0, SEAM, 20), ("write through", SEAM, 20)])
-def test_the_block_of_the_watermark_is_one(step: tuple[Any, ...], tmp_path: Path) -> None:
-    """One change across the old end of the file: a power cut does not leave its second half without the first."""
+ACROSS = [("write", SEAM, 20), ("write through", SEAM, 20), ("copy in", 0, SEAM, 20), ("fallocate", "punch", SEAM, 20)]
+
+
+@pytest.mark.parametrize("longer", [False, True], ids=["grows", "was longer"])
+@pytest.mark.parametrize("step", ACROSS, ids=lambda step: step[0])
+def test_the_block_of_the_watermark_is_one(step: tuple[Any, ...], longer: bool, tmp_path: Path) -> None:
+    """One change across the old end of the file: a power cut does not leave half of it."""
     with bench(tmp_path, 2 * PAGE - 100) as case:
         case.seams.clear()
+        for before in [("truncate", 3 * PAGE), ("fsync",)] if longer else []:
+            case.apply(before)
         case.apply(step)
         case.check()
 
