@@ -374,16 +374,6 @@ def test_the_block_of_the_watermark_is_one(step: tuple[Any, ...], longer: bool, 
         case.check()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Completion.closed() asks the map alone, not the data")
-def test_a_synced_block_written_again_is_synced_after_the_last_close(tmp_path: Path) -> None:
-    with bench(tmp_path, 3 * PAGE) as case:
-        for step in ("write", 0, PAGE), ("fsync",), ("write", 0, PAGE):
-            case.apply(step)
-        case.close()
-        case.did(Event("nothing", None), synced=True)
-        case.check()
-
-
 def test_what_fdatasync_synced_has_its_name(tmp_path: Path) -> None:
     """ext4 commits for fdatasync(2) what its data need, and a rename of the file is not among that."""
     with bench(tmp_path, 3 * PAGE) as case:

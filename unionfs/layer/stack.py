@@ -293,7 +293,8 @@ class _Opener:
             lacking = "the overlay dialect's trusted xattrs need privileges"
             why = "its filesystem keeps no user xattrs" if user else lacking
             self.fault("upperdir", why, "use dialect=aufs" if user else "add the option userxattr, or use dialect=aufs")
-        events.warning("the upper keeps no extended attributes: inode numbers will change at a remount")
+        what = "inode numbers will change at a remount, and files are copied up whole"
+        events.warning(f"the upper keeps no extended attributes: {what}")
         return b"user.", False
 
     def _check_volatile(self, stack: Stack) -> None:

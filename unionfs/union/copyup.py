@@ -67,6 +67,10 @@ class Amount(NamedTuple):
         return cls(how, threshold)
 
 
+class _NoRoomForMap(Exception):
+    """The filesystem has room for the map or for the file's other attributes, not for both."""
+
+
 class CopyUp:
     def __init__(self, inodes: Inodes, tree: threading.RLock, amount: Amount) -> None:
         self.inodes = inodes
@@ -145,11 +149,14 @@ class CopyUp:
                 if to_write:
                     self._complete_metacopy(inode, keep)
                 return
-            copied = self._copy(inode, keep, to_write)
+            try:
+                copied = self._copy(inode, keep, to_write, self.amount)
+            except _NoRoomForMap:
+                copied = self._copy(inode, keep, to_write, Amount("whole"))
             if events.listeners:
                 events.emit("copy-up", inode=inode.number, bytes=copied)
 
-    def _copy(self, inode: FileInode, keep: int | None, to_write: bool) -> int:
+    def _copy(self, inode: FileInode, keep: int | None, to_write: bool, amount: Amount) -> int:
         """How many bytes of data that took."""
         with self.tree:
             source = inode.location
@@ -159,9 +166,9 @@ class CopyUp:
         copy, part, copied = Location(self.work.area, aside), None, 0
         try:
             if data is not None:
-                part, copied = self._copy_data(data, source, st, keep, to_write, redirect)
+                part, copied = self._copy_data(data, source, st, keep, to_write, redirect, amount)
             with self.tree:
-                self._copy_all_attributes(source, copy, st)
+                self._copy_all_attributes(source, copy, st, part)
                 if keep is not None and keep != st.st_size:
                     copy.set_times(None, files.UTIME_NOW)
                 self._publish(inode, copy, st, part)
@@ -189,12 +196,12 @@ class CopyUp:
 
     def _copy_data(
         self, data: tuple[Content, int], source: Location, st: os.stat_result, keep: int | None, to_write: bool,
-        redirect: bytes | None,
+        redirect: bytes | None, amount: Amount,
     ) -> tuple[PartialFile | None, int]:  # fmt: skip
         """Copy data, or not: what knows where the bytes are in the second case, and how many were copied."""
         content, target = data
         length = st.st_size if keep is None else min(keep, st.st_size)
-        how, threshold = self.amount
+        how, threshold = amount
         if keep is None and how != "block" and content.clone_into(target):
             return None, 0
         if length and how != "whole" and (how == "block" or length >= threshold):
@@ -253,10 +260,17 @@ class CopyUp:
             raise failed(errno.EXDEV, inode.location.path)
         inode.location.setxattr(mark, os.path.join(os.path.dirname(path), redirect or os.path.basename(path)))
 
-    def _copy_all_attributes(self, source: Location, copy: Location, st: os.stat_result) -> None:
+    def _copy_all_attributes(
+        self, source: Location, copy: Location, st: os.stat_result, part: PartialFile | None = None
+    ) -> None:
         """And the origin. The mode comes after all that it may forbid its owner, the times last."""
         self._note_origin(source, copy, st)
-        self.copy_attributes(source, copy, st)
+        try:
+            self.copy_attributes(source, copy, st)
+        except OSError as error:
+            if part is not None and error.errno in (errno.ENOSPC, errno.E2BIG):
+                raise _NoRoomForMap from error
+            raise
         copy.set_times(st.st_atime_ns, st.st_mtime_ns)
 
     def copy_attributes(self, source: Location, copy: Location, st: os.stat_result | None = None) -> None:
