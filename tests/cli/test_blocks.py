@@ -96,8 +96,8 @@ def test_a_large_file_is_drawn_in_few_rows(place: Path) -> None:
     with union(place) as u, u.open("huge", os.O_RDWR) as opened:
         opened.pwrite(b"x", (1 << 30) - 1)
     lines = unionfs("blocks", place / "upper/huge").out.splitlines()
-    assert len(lines) <= 40 and all(len(line) <= 80 for line in lines[1:-3])
-    assert "  each sign is 512 KiB; + is in both" in lines
+    assert len(lines) <= 24 and all(len(line) <= 80 for line in lines[1:-3])
+    assert "  each sign is 1.0 MiB; + is in both" in lines
 
 
 def test_what_has_no_blocks(place: Path) -> None:

@@ -29,7 +29,7 @@ from unionfs.union.source import Sources
 from unionfs.union.virtual import describe
 
 BLOCKS = b"user.unionfs.blocks"
-_WIDTH, _MOST_ROWS = 64, 32
+_WIDTH, _MOST_ROWS = 64, 16
 _UPPER, _MIXED, _LOWER = "#", "+", "."
 
 
