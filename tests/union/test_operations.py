@@ -200,7 +200,7 @@ def test_an_upper_without_room(union: Union, place: Path, monkeypatch: pytest.Mo
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(content, "copy_ranges", full)
+    monkeypatch.setattr(content, "copy_range", full)
     monkeypatch.setattr(content.files, "clone_data", lambda target, source: False)
     with pytest.raises(OSError) as raised:
         union.chmod("a/b/file1", 0o600)

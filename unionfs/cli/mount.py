@@ -36,8 +36,8 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   copyup=auto        what the first change of a lower file copies: whole, block (what is written to), or auto: small
                      files whole. In the overlay dialect: whole, or auto: no data for a change of attributes
   copyup_threshold=N the size from which auto copies by block; 64K, 1M
-  copyup_complete=W  the rest of a file copied by block is copied in the background while it is open and much used,
-                     after the last close (close), or never
+  copyup_complete=W  the rest of a file copied by block is copied in the background once it is much used, after the
+                     last close (close), or never
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source

@@ -7,7 +7,6 @@ Used by every file of changes and by the engines. Times are nanoseconds since th
 from __future__ import annotations
 
 import os
-import stat
 from typing import NamedTuple
 
 from unionfs.union.inode import DirInode, FileInode, Inode
@@ -67,11 +66,3 @@ def _link_count(inode: Inode, real: int) -> int:
     if inode.removed:
         return 0
     return real if len(inode.directories) == 1 else 1
-
-
-def without_privileges(mode: int) -> int:
-    """The mode of a file that somebody without CAP_FSETID has written (inode(7), "The set-user-ID bit")."""
-    if stat.S_ISDIR(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode

@@ -4,8 +4,7 @@ Called by `operations.py`. One thread, started when there is first something to 
 neither the caller who closes a file nor anybody else should wait for the disk. `when` says when a partly copied file is
 completed:
 
-    background   while it is open, in large pieces, once it has been read and written some dozens of times; the rest
-                 stays partial when the last user closes it
+    background   once it has been read and written some dozens of times, in large pieces, while it is open and after
     close        after its last close
     never        only by writing to all of it, or by `unionfs settle`
 
@@ -23,14 +22,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter, process_time, thread_time
 
 from unionfs import events
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.union.handle import FileHandle
 from unionfs.union.inode import FileInode
-from unionfs.union.partial import PartialFile
+from unionfs.union.partial import BUSY, PartialFile
 
 WHEN = ("background", "close", "never")
 COMPLETE = "background"
@@ -64,6 +63,7 @@ class Completion:
         self._release = release
         self._queue: SimpleQueue[FileHandle | FileInode | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._stopping = Event()
         self._active: deque[FileInode] = deque()
 
     def opened(self, inode: FileInode, data: PartialFile) -> None:
@@ -77,9 +77,11 @@ class Completion:
         data = handle.inode.data
         if data is None or data.is_finished or not data.is_writable:
             return False
-        if self.when != "close" and data.is_synced:
-            return False
-        return self._submit(handle)
+        return (self._is_wanted(data) or not data.is_synced) and self._submit(handle)
+
+    def _is_wanted(self, data: PartialFile) -> bool:
+        """Whether a file is to be completed after its last close."""
+        return self.when == "close" or (self.when == "background" and data.uses >= BUSY)
 
     def _submit(self, job: FileHandle | FileInode) -> bool:
         if self._thread is None:
@@ -97,6 +99,7 @@ class Completion:
         """Finish what was closed, without completing more, and end the thread."""
         if self._thread is not None:
             self.when = "never"
+            self._stopping.set()
             self._queue.put(None)
             self._thread.join()
             self._thread = None
@@ -130,8 +133,7 @@ class Completion:
         try:
             if data is None or not os.fstat(data.fd).st_nlink:
                 return False
-            if self.when == "close":
-                self._complete(data)
+            self._complete(data)
             data.sync()
             self.completed(inode)
         except OSError as error:
@@ -140,8 +142,19 @@ class Completion:
         return True
 
     def _complete(self, data: PartialFile) -> None:
-        while self._has_room(data) and self.when == "close" and data.complete_piece(PIECE):
-            pass
+        while self._is_wanted(data) and self._has_room(data):
+            copied, pause = self._copy_piece(data)
+            if not copied or self._stopping.wait(pause):
+                return
+
+    @staticmethod
+    def _copy_piece(data: PartialFile) -> tuple[int, float]:
+        """How many bytes were copied, and how many seconds to leave to others before the next piece."""
+        start, others = perf_counter(), process_time() - thread_time()
+        copied = data.complete_piece(PIECE)
+        took = perf_counter() - start
+        is_busy = process_time() - thread_time() - others > took * _BUSY
+        return copied, took * _PAUSE if is_busy else 0.0
 
     def _piece(self) -> float | None:
         """Copy a piece of the file whose turn it is. How long to wait before the next; None: there is nothing to do."""
@@ -151,9 +164,8 @@ class Completion:
         data, users = inode.data, inode.handles
         if data is None or not users or self.when != "background" or not data.is_writable or not self._has_room(data):
             return 0.0 if self._active else None
-        start, others = perf_counter(), process_time() - thread_time()
         try:
-            copied = data.complete_piece(PIECE)
+            copied, pause = self._copy_piece(data)
             if not copied:
                 data.sync()
                 inode.forget_data(data)
@@ -163,9 +175,7 @@ class Completion:
                 events.error(f"a partly copied file could not be completed: {error.strerror}")
             return 0.0
         self._active.append(inode)
-        took = perf_counter() - start
-        is_busy = process_time() - thread_time() - others > took * _BUSY
-        return took * _PAUSE if is_busy else 0.0
+        return pause
 
     @staticmethod
     def _has_room(data: PartialFile) -> bool:

@@ -36,6 +36,8 @@ class Content:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._data = (0, 0)
+        """Bytes that were found to be in no hole, as far as it matters where holes are."""
 
     @property
     def size(self) -> int:
@@ -53,10 +55,41 @@ class Content:
         """copy_file_range(2) into the descriptor `target`; how many bytes that were."""
         return os.copy_file_range(self.fd, target, length, start, to)
 
-    def copy(self, target: int, start: int, end: int) -> int:
+    def copy(self, target: int, start: int, end: int, quick: bool = False) -> int:
         """Copy the bytes from `start` to `end` to the same place in `target`, holes as holes, whatever was there. How
-        many were copied that were in no hole."""
-        return copy_ranges(self.fd, target, start, end)
+        many were copied that were in no hole. The file must not change while this object is used to copy from it.
+
+        `quick`: a few bytes, to be copied without asking where there are holes behind the first data."""
+        copied = 0
+        while start < end:
+            data, stop = self._next_data(start, end, quick)
+            if data > start:
+                make_hole(target, start, data)
+            if data < stop:
+                copy_range(self.fd, target, data, stop)
+                copied += stop - data
+            start = stop
+        return copied
+
+    def _next_data(self, start: int, end: int, quick: bool) -> tuple[int, int]:
+        """The first bytes that are in no hole, among those from `start` to `end`; (end, end) when there are none.
+
+        lseek(2), SEEK_HOLE walks all pages of a file on tmpfs: it is asked once for each stretch of data.
+        """
+        if self._data[0] <= start < self._data[1]:
+            return start, min(self._data[1], end)
+        try:
+            data = min(os.lseek(self.fd, start, os.SEEK_DATA), end)
+            if quick:
+                return data, end
+            self._data = (data, os.lseek(self.fd, data, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end, end
+            if error.errno != errno.EINVAL:  # a filesystem that cannot tell
+                raise
+            return start, end
+        return data, min(self._data[1], end)
 
     def clone_into(self, target: int) -> bool:
         """Share all data with the empty file `target`; False where the filesystem cannot (ioctl_ficlone(2))."""
@@ -70,27 +103,6 @@ class Content:
     def __del__(self) -> None:
         with suppress(OSError):
             self.close()
-
-
-def copy_ranges(source: int, target: int, start: int, end: int) -> int:
-    """Copy the bytes from `start` to `end` between two descriptors, holes as holes (lseek(2), SEEK_DATA). How many were
-    in none."""
-    copied = 0
-    while start < end:
-        try:
-            data = min(os.lseek(source, start, os.SEEK_DATA), end)
-            stop = min(os.lseek(source, data, os.SEEK_HOLE), end) if data < end else end
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.EINVAL):
-                raise
-            data, stop = (end, end) if error.errno == errno.ENXIO else (start, end)
-        if data > start:
-            make_hole(target, start, data)
-        if data < stop:
-            copy_range(source, target, data, stop)
-            copied += stop - data
-        start = stop
-    return copied
 
 
 def make_hole(target: int, start: int, end: int) -> None:

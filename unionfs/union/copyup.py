@@ -33,7 +33,7 @@ from unionfs.union.partial import PartialFile
 from unionfs.union.source import LONGEST_REDIRECT, Sources
 
 COPYUP = ("auto", "whole", "block")
-THRESHOLD = 64 << 10
+THRESHOLD = 256 << 10
 """Bytes of data from which "auto" copies by block, chosen by benchmarks/copyup_threshold.py."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs.errors import failed
@@ -17,7 +18,6 @@ from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
 from unionfs.linux import files
-from unionfs.union.attributes import without_privileges
 from unionfs.union.content import Content
 from unionfs.union.listing import merge
 
@@ -133,11 +133,10 @@ class FileHandle(Handle):
 
     def backing(self) -> int | None:
         """A descriptor, open for reading and writing, of the one file of the upper that has all the bytes. None where
-        there is no such file, or this user may not write to it, or it has privileges that writing takes (setuid)."""
+        there is no such file, or this user may not write to it, or it has bits that others' writing takes."""
         if not self.inode.in_upper or self.inode.data is not None:
             return None
-        mode = os.fstat(self.fd).st_mode
-        if without_privileges(mode) != mode:
+        if os.fstat(self.fd).st_mode & (stat.S_ISUID | stat.S_ISGID):
             return None
         try:
             return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)

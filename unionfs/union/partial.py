@@ -36,6 +36,8 @@ _MOVING = files.FALLOC_COLLAPSE | files.FALLOC_INSERT
 _ZEROING = files.FALLOC_PUNCH_HOLE | files.FALLOC_ZERO
 BUSY = 64
 """Reads and writes after which a file is in use so much that completing it pays."""
+_QUICK = 256 << 10
+"""Bytes that are copied in no time, if they are in the page cache."""
 _CAPABILITY = "security.capability"
 
 
@@ -64,7 +66,7 @@ class PartialFile(Content):
         """Held while the file is changed; its place in the order of locks is told in `operations.py`."""
         self.on_busy: Callable[[], object] | None = None
         """Called once, when the file has been read and written BUSY times."""
-        self._uses = 0
+        self.uses = 0
         self.mtime_ns: int | None = None
         """When the file was modified last, while its real time is that of a copy."""
         self._record = record
@@ -120,23 +122,35 @@ class PartialFile(Content):
         run = next(self.blocks.runs(start, start + length))
         return (self.upper if run.in_upper else self.below).copy_range(start, target, to, run.end - run.start)
 
-    def copy(self, target: int, start: int, end: int) -> int:
+    def copy(self, target: int, start: int, end: int, quick: bool = False) -> int:
         runs = self.blocks.runs(start, end)
-        return sum((self.upper if run.in_upper else self.below).copy(target, run.start, run.end) for run in runs)
+        return sum((self.upper if run.in_upper else self.below).copy(target, run.start, run.end, quick) for run in runs)
 
     def clone_into(self, target: int) -> bool:
         return False
 
     def _note_use(self) -> None:
-        self._uses += 1
-        if self._uses == BUSY and self.on_busy is not None:
+        self.uses += 1
+        if self.uses == BUSY and self.on_busy is not None:
             self.on_busy()
 
     # Changing
 
     def may_wait(self, offset: int, size: int) -> bool:
-        """Whether a write must copy something first, or wait for somebody else who changes the file."""
-        return self.lock.locked() or bool(self.blocks.torn(offset, offset + size))
+        """Whether a write must wait: for somebody else who changes the file, for a sync, or for bytes that are to be
+        copied first and are not in the page cache."""
+        if self.lock.locked() or (self._durable and self.blocks.parts_unsynced(offset, offset + size)):
+            return True
+        torn = self.blocks.torn(offset, offset + size)
+        return bool(torn) and not all(map(self._is_cached, torn))
+
+    def _is_cached(self, run: Run) -> bool:
+        buffer = bytearray(min(run.end - run.start, _QUICK + 1))
+        try:
+            with memoryview(buffer) as view:
+                return len(buffer) <= _QUICK and self.below.read(view, run.start, os.RWF_NOWAIT) == len(buffer)
+        except OSError:
+            return False
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, sync: bool = False) -> int:
         self._note_use()
@@ -224,7 +238,7 @@ class PartialFile(Content):
 
     def _copy_up(self, runs: Iterable[Run]) -> None:
         for run in list(runs):
-            copied = self.below.copy(self.fd, run.start, run.end)
+            copied = self.below.copy(self.fd, run.start, run.end, quick=run.end - run.start <= _QUICK)
             self.blocks.copied += copied
             self.blocks.add(run.start, run.end)
             if events.listeners:

@@ -11,7 +11,6 @@ import stat
 from typing import NamedTuple
 
 from unionfs.errors import failed
-from unionfs.union.attributes import without_privileges
 from unionfs.union.handle import FileHandle
 from unionfs.union.inode import DirInode, Inode
 
@@ -61,3 +60,11 @@ def change_attributes(inode: Inode, change: Change, fd: int | None = None) -> No
         location.set_times(atime_ns, mtime_ns)
     if isinstance(inode, DirInode):
         inode.inherited = None
+
+
+def without_privileges(mode: int) -> int:
+    """The mode of a file that somebody without CAP_FSETID has written (inode(7), "The set-user-ID bit")."""
+    if stat.S_ISDIR(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
