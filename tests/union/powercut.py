@@ -178,8 +178,8 @@ class Disk:
 
     def left(self, at: int, cut: int, written: Callable[[int], int], edges_are_data: bool) -> State:
         """What a power cut before event `at` leaves when metadata events before `cut` are on disk, and each page as it
-        was before event `written(page)`. `edges_are_data`: holes zero the pages that they touch in part by writing to
-        them (XFS), and not when they are made (ext4)."""
+        was before event `written(page)`. `edges_are_data`: holes, and a new end, zero the pages that they touch in part
+        by writing to them (XFS), and not when they are made (ext4)."""
         synced = self.synced[at]
         assert self.ordered[at] <= cut <= at
         last = max((n + 1 for n in range(synced, cut) if self._sets_size(n)), default=synced)
@@ -227,6 +227,8 @@ def _zero(content: bytearray, event: Event, start: int, end: int, edges_are_data
     """Apply to the bytes from `start` to `end` what the event makes zeros as a change of metadata."""
     if event.kind == "size":
         first, last = max(start, event.end), end
+        if edges_are_data:
+            first = -(-first // PAGE) * PAGE
     elif event.kind == "allocate" and event.mode & ZEROING:
         first, last = max(start, event.start), min(end, event.end)
         if edges_are_data:
@@ -244,8 +246,9 @@ class History:
     def __init__(self, content: bytes) -> None:
         self.contents = [content]
         self.events = [Event("size", None, end=len(content))]
-        self.seams: set[int] = set()
-        """Offsets inside a page at which it may be divided: two different states before and after."""
+        self.seams: dict[int, int] = {}
+        """Offsets inside a page at which it may be divided, two different states before and after; since which
+        operation."""
         self._cache: dict[tuple[int, ...], dict[bytes, set[int]]] = {}
 
     def add(self, event: Event) -> None:
@@ -262,13 +265,13 @@ class History:
                 bad = self._wrong_pages(found, since, until, cut)
                 if not bad:
                     return ""
-                reasons.append(f"as of operation {cut}: bytes {bad}")
+                reasons.append(f"metadata of operation {cut}: bytes {bad}")
         sizes = sorted(set().union(*(self._sizes(since, cut) for cut in range(since, until + 1))))
         return "; ".join(reasons) or f"{len(found)} bytes, and not one of {sizes}"
 
     def _sizes(self, since: int, cut: int) -> set[int]:
         """What the size may be when the metadata of the operations up to `cut` are on disk: writing makes a file longer
-        page by page."""
+        page by page; a hole punched into what it wrote, before that is on disk, up to the end of the hole (ext4)."""
         sizes = {len(self.contents[since])}
         for number in range(since + 1, cut + 1):
             before, after = len(self.contents[number - 1]), len(self.contents[number])
@@ -277,26 +280,34 @@ class History:
                 sizes = {after}
             elif after > before:
                 sizes |= {after, *range(-(-before // PAGE) * PAGE, after, PAGE)}
-            if event.kind == "allocate" and not event.mode & files.FALLOC_KEEP_SIZE:
-                sizes = {max(size, event.end) for size in sizes}
+            if event.kind == "allocate":
+                sizes |= {max(size, min(event.end, after)) for size in sizes}
         return sizes
 
-    def _wrong_pages(self, found: bytes, since: int, until: int, cut: int) -> list[tuple[int, int]]:
+    def _wrong_pages(self, found: bytes, since: int, until: int, cut: int) -> list[tuple[int, int, str]]:
         """Where a seam divides a page, no single change of both sides may be on one of them alone."""
         ends = sorted({*range(PAGE, len(found), PAGE), *self.seams, len(found)})
         wrong, start, left = [], 0, set[int]()
         for end in (end for end in ends if end <= len(found)):
             numbers = self._possible(start, end, since, until, cut).get(found[start:end], set())
-            if start % PAGE:
+            if start % PAGE:  # a seam
                 numbers = {right for right in numbers if any(self._fit(start, one, right) for one in left)}
             if not numbers and end > start:
-                wrong.append((start, end))
+                wrong.append((start, end, self._age(found[start:end], start)))
             start, left = end, numbers
         return wrong
 
+    def _age(self, found: bytes, start: int) -> str:
+        """Where that comes from, for people."""
+        for number, content in enumerate(self.contents):
+            if found == content[start : start + len(found)]:
+                return f"as of operation {number}"
+        return "zeros" if not any(found) else "never so"
+
     def _fit(self, seam: int, one: int, other: int) -> bool:
         """Whether what is left of a seam may be as after one operation, what is right of it as after another."""
-        between = self.events[min(one, other) + 1 : max(one, other) + 1]
+        first = max(min(one, other), self.seams[seam]) + 1
+        between = self.events[first : max(one, other) + 1]
         return not any(event.start < seam < event.start + event.length for event in between)
 
     def _possible(self, start: int, end: int, since: int, until: int, cut: int) -> dict[bytes, set[int]]:
