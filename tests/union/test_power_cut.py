@@ -239,7 +239,10 @@ class Bench:
         self.check()
         disk = self.disk()
         at = max(0, len(disk.events) - self.chance.choice([0, 0, 1, 2, 3, 5]))
-        state, (since, until) = self.any_state(disk, at), self.window(at)
+        self.go_on(self.any_state(disk, at), at)
+
+    def go_on(self, state: State, at: int) -> None:
+        since, until = self.window(at)
         self.unmount()
         self.build(state, "upper", "work")
         self.boot += 1
@@ -371,6 +374,19 @@ def test_the_block_of_the_watermark_is_one(step: tuple[Any, ...], longer: bool, 
         for before in [("truncate", 3 * PAGE), ("fsync",)] if longer else []:
             case.apply(before)
         case.apply(step)
+        case.check()
+
+
+@pytest.mark.parametrize("then", [("truncate", 3 * PAGE), ("write", 3 * PAGE, 1)])
+def test_a_file_grows_whose_map_was_not_told_of_its_end(then: tuple[Any, ...], tmp_path: Path) -> None:
+    """Two power cuts, the first between a cut and the map that tells of it."""
+    with bench(tmp_path, 3 * PAGE) as case:
+        case.apply(("truncate", PAGE + 1))
+        disk = case.disk()
+        at = len(disk.events) - 1
+        assert [event.kind for event in disk.events[at - 1 :]] == ["size", "map"]
+        case.go_on(disk.states[at], at)
+        case.apply(then)
         case.check()
 
 
