@@ -7,8 +7,8 @@ with the file opened anew: COUNT writes of 4 KiB at random places, COUNT reads o
 from start to end, 1 MiB at a time. No fsync. The lower file is in the page cache when it begins.
 
 How ours copies the rest of the file is a case each; so is whether the work begins at once after the first write, or
-when the rest is there ("completed"). The program that wrote first keeps the file open, but in the cases of "close"; for
-"background, completed" it writes to the same place many times, since a file that is hardly used is left in parts.
+when the rest is there ("completed"). For "background, completed" the first program writes to the same place many times,
+since a file that is hardly used is left in parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import NamedTuple
@@ -40,8 +39,8 @@ class Case(NamedTuple):
     peer: Peer
     completed: bool = False
     """The work begins when the file is an ordinary one again."""
-    closed: bool = False
-    """Who wrote first closes the file after that."""
+    busy: bool = False
+    """Who wrote first writes on for a while: a file that is hardly used is not completed in the background."""
 
 
 class Sample(NamedTuple):
@@ -64,26 +63,24 @@ def cases() -> list[Case]:
         Case("unionfs whole", peers.OUR_WHOLE),
         Case("unionfs block, never", never),
         Case("unionfs block, background", background),
-        Case("unionfs block, background, completed", background, completed=True),
-        Case("unionfs block, close", close, closed=True),
-        Case("unionfs block, close, completed", close, completed=True, closed=True),
+        Case("unionfs block, background, completed", background, completed=True, busy=True),
+        Case("unionfs block, close", close),
+        Case("unionfs block, close, completed", close, completed=True),
         *(Case(peer.name, peer) for peer in peers.others()),
     ]
 
 
 def sample(case: Case, where: Ground, lower: str, length: int, count: int) -> Sample:
-    with peers.mounted(case.peer, where, lower) as place, ExitStack() as first:
+    with peers.mounted(case.peer, where, lower) as place:
         path = os.path.join(place.merged, "file")
         times: dict[str, float] = {}
         before, start = measure.allocated(place.upper), perf_counter()
-        descriptor = first.enter_context(measure.opened(path, os.O_RDWR))
-        os.pwrite(descriptor, b"w" * PAGE, measure.middle(length))
-        if case.closed:
-            first.close()
+        with measure.opened(path, os.O_RDWR) as descriptor:
+            os.pwrite(descriptor, b"w" * PAGE, measure.middle(length))
         times["first write"] = (perf_counter() - start) * 1000
         grown = [measure.allocated(place.upper) - before]
-        if case.completed and not case.closed:
-            _keep_busy(descriptor, measure.middle(length))
+        if case.busy:
+            _keep_busy(path, measure.middle(length))
         completion = _wait_until_complete(path, start, where) if case.completed else None
         grown.append(measure.allocated(place.upper) - before)
         places = [random.randrange(length // PAGE) * PAGE for _ in range(2 * count)]
@@ -95,10 +92,11 @@ def sample(case: Case, where: Ground, lower: str, length: int, count: int) -> Sa
     return Sample(times, completion, (grown[0], grown[1], grown[2]))
 
 
-def _keep_busy(descriptor: int, offset: int) -> None:
-    """Write the same 4 KiB again and again: a file that is hardly used is not completed in the background."""
-    for _ in range(200):
-        os.pwrite(descriptor, b"w" * PAGE, offset)
+def _keep_busy(path: str, offset: int) -> None:
+    """Write the same 4 KiB again and again."""
+    with measure.opened(path, os.O_WRONLY) as descriptor:
+        for _ in range(200):
+            os.pwrite(descriptor, b"w" * PAGE, offset)
 
 
 def _wait_until_complete(path: str, start: float, where: Ground) -> float:

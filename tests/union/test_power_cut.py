@@ -390,7 +390,6 @@ def test_a_file_grows_whose_map_was_not_told_of_its_end(then: tuple[Any, ...], t
         case.check()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Data.sync() leaves out a map that was written just now")
 def test_syncfs_during_a_sync_of_the_file(tmp_path: Path) -> None:
     """Of fsync(2), or of the last close, all but the last step is done while syncfs(2) is: the map is not on disk."""
 

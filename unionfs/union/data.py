@@ -2,7 +2,7 @@
 
 Called by `operations.py`. `FileInode.data` is set while a partly copied file is open, or being cut; a file that is not
 open is asked again when it is opened (one getxattr(2)). It promises: one file has one `PartialFile`, whatever number of
-names and descriptors; what was written through it is synced after the last close.
+names and descriptors; the blocks that it got are synced after the last close.
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ class Data:
             return
         with self.tree:
             unsynced = [(inode.data, inode.data.blocks.have) for inode in self._known if inode.data is not None]
-        files.sync_filesystem(self.stack.upper.root.fd)
         unsynced = [(data, have) for data, have in unsynced if data.is_writable and not data.is_synced]
+        files.sync_filesystem(self.stack.upper.root.fd)
         for data, have in unsynced:
-            data.note_synced(have)
-        if unsynced:
+            if not data.is_synced:
+                data.note_synced(have)
+        if unsynced:  # also when somebody else has noted it meanwhile, and not yet synced that
             files.sync_filesystem(self.stack.upper.root.fd)
 
     def close(self) -> None:
