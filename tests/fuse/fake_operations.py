@@ -213,6 +213,9 @@ class FakeOperations:
     def may_block(self, node: Node) -> bool:
         return node.number in self.blocking
 
+    def may_open_wait(self, node: Node, flags: int) -> bool:
+        return flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY and node.number in self.blocking
+
     def may_write_wait(self, handle: Node, offset: int, size: int) -> bool:
         return handle.number in self.blocking
 

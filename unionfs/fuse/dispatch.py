@@ -71,8 +71,7 @@ def unless_node_blocks(call: Call) -> Call:
 
 def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int] | HandOver:
     """What is opened for reading is not copied up. What is to be cut is not either, but may be in the midst of it."""
-    changes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
-    if changes and c.operations.may_block(c.inodes[request.nodeid]):
+    if c.operations.may_open_wait(c.inodes[request.nodeid], flags):
         return HAND_OVER
     return calls.open_(c, request, flags, open_flags)
 

@@ -25,7 +25,7 @@ UTIME_NOW = (1 << 30) - 1
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _STATX_BTIME = 0x800
-_FICLONE, _GETFSUUID = 0x40049409, 0x80111500
+_FICLONE, _FICLONERANGE, _GETFSUUID = 0x40049409, 0x4020940D, 0x80111500
 _SYS_OPEN_TREE, _SYS_MOUNT_SETATTR = 428, 442
 _OPEN_TREE_CLONE, _ATTR_RDONLY, _ATTR_NOATIME, _ATTR_ATIME_MASK = 1, 0x1, 0x10, 0x70
 _MAX_HANDLE = 128
@@ -95,6 +95,15 @@ def clone_data(target: int, source: int) -> bool:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS):
             return False
         raise
+
+
+def can_clone(target: int, source: int) -> bool:
+    """Whether files of these two's filesystems can share data (ioctl_ficlonerange(2)), tried with their first page."""
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, 0, 4096, 0))
+        return True
+    except OSError:
+        return False
 
 
 def sync_filesystem(fd: int) -> None:

@@ -38,6 +38,7 @@ from unionfs.union.names import Names, directory_of
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
 from unionfs.union.setattr import Change, change_attributes
+from unionfs.union.waiting import Waiting
 from unionfs.union.xattr import Xattrs
 
 __all__ = ["Attributes", "Caller", "DirHandle", "Entry", "FileHandle", "Inode", "Name", "Node", "Operations"]
@@ -65,6 +66,7 @@ class Operations:
         self._names = Names(self._inodes)
         self._copyup = CopyUp(self._inodes, self._tree, amount)
         self._data = Data(self._inodes, self._tree, self._copyup.sources, complete)
+        self._waiting = Waiting(self._copyup)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
@@ -225,15 +227,13 @@ class Operations:
 
     def may_block(self, inode: Inode) -> bool:
         """Whether changing the object may wait for a copy of its data, or for whoever copies it just now."""
-        if not isinstance(inode, FileInode) or self.read_only:
-            return False
-        return inode.data is not None or (not inode.in_upper and inode.kind == stat.S_IFREG)
+        return self._waiting.to_change(inode)
 
-    @staticmethod
-    def may_write_wait(handle: FileHandle, offset: int, size: int) -> bool:
-        """The same of writing to an open file."""
-        data = handle.inode.data
-        return data is not None and data.may_wait(offset, size)
+    def may_open_wait(self, inode: Inode, flags: int) -> bool:
+        return self._waiting.to_open(inode, flags)
+
+    def may_write_wait(self, handle: FileHandle, offset: int, size: int) -> bool:
+        return self._waiting.to_write(handle, offset, size)
 
     @staticmethod
     def set_interrupt_check(check: Callable[[], bool] | None) -> None:
