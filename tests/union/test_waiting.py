@@ -38,7 +38,7 @@ def opens_at_once(union: Union, name: str, flags: int = os.O_RDWR) -> bool:
 
 
 def test_opening(place: Path) -> None:
-    """By block nothing is copied, unless the filesystem shares data: then the whole file is, which may take a moment."""
+    """By block nothing is copied; where the filesystem shares data the whole file is, which may take a moment."""
     layers = ([place / "lower"], place / "upper", place / "work")
     with Union(*layers, copyup="block") as union:
         assert opens_at_once(union, "large") and opens_at_once(union, "small")
