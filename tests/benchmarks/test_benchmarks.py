@@ -21,7 +21,10 @@ from unionfs.linux import mounts
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = 128 << 10
-pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
+pytestmark = [
+    pytest.mark.stress,
+    pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse"),
+]
 
 
 @pytest.fixture

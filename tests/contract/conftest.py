@@ -3,6 +3,8 @@
 Two marks. `subjects("mounted", dialect="aufs")` names the kinds of subject that a test is about: "model", "core",
 "native", "fusepy", "kernel", or "mounted", "ours", "engines", "real" for several. `differs(kernel="why")` says on which
 kind (or "ours") the behaviour is known to be another, and why: the test must fail there, or the mark is out of date.
+
+UNIONFS_SUBJECTS=model,core-aufs restricts a run to these.
 """
 
 from __future__ import annotations
@@ -47,7 +49,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("subjects")
     kinds = kinds_of(mark.args if mark else ())
     dialect = mark.kwargs.get("dialect") if mark else None
-    chosen = [pair for pair in SUBJECTS if pair[0] in kinds and dialect in (None, pair[1])]
+    wanted = os.environ.get("UNIONFS_SUBJECTS")
+    chosen = [
+        pair
+        for pair in SUBJECTS
+        if pair[0] in kinds and dialect in (None, pair[1]) and (not wanted or name_of(pair) in wanted.split(","))
+    ]
     reasons = {
         kind: reason
         for different in metafunc.definition.iter_markers("differs")

@@ -29,6 +29,7 @@ from unionfs.linux import files
 from unionfs.linux.libc import libc
 from unionfs.union import source
 
+pytestmark = pytest.mark.stress
 ROUNDS = int(os.environ.get("UNIONFS_EXAMPLES", "5"))
 OPERATIONS = 150
 PAGES = 60
