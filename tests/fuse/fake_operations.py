@@ -210,7 +210,7 @@ class FakeOperations:
 
     # files
 
-    def may_block(self, node: Node) -> bool:
+    def may_block(self, node: Node, cut: bool = False) -> bool:
         return node.number in self.blocking
 
     def may_open_wait(self, node: Node, flags: int) -> bool:

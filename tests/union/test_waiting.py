@@ -55,6 +55,17 @@ def test_opening(place: Path) -> None:
         assert opens_at_once(union, "large")
 
 
+def test_changing(place: Path) -> None:
+    with Union([place / "lower"], place / "upper", place / "work", copyup="block", copyup_complete="never") as union:
+        blocks = union.operations.may_block
+        with inode(union, "large") as found:
+            assert not blocks(found) and blocks(found, cut=True)
+            with union.open("large"):
+                union.chmod("large", 0o600)
+                assert blocks(found), "it may be completed just now"
+            assert not blocks(found) and not blocks(found, cut=True)
+
+
 def test_opening_while_somebody_copies(place: Path) -> None:
     with Union([place / "lower"], place / "upper", place / "work", copyup="block") as union:
         with inode(union, "large") as found, found.lock:

@@ -69,6 +69,12 @@ def unless_node_blocks(call: Call) -> Call:
     return on_main
 
 
+def setattr_on_main(c: Connection, request: Request, valid: int, *arguments: Any) -> Any:
+    if c.operations.may_block(c.inodes[request.nodeid], cut=bool(valid & protocol.FATTR_SIZE)):
+        return HAND_OVER
+    return calls.setattr_(c, request, valid, *arguments)
+
+
 def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int] | HandOver:
     """What is opened for reading is not copied up. What is to be cut is not either, but may be in the midst of it."""
     if c.operations.may_open_wait(c.inodes[request.nodeid], flags):
@@ -138,7 +144,7 @@ _ROWS = {
     protocol.GETATTR: row("GETATTR", "flags fh", wire.fixed("I4xQ"), calls.getattr_, wire.attributes),
     protocol.SETATTR: row(
         "SETATTR", "valid fh size atime mtime atime_ns mtime_ns mode uid gid",
-        wire.fixed("I4xQQ8xqq8xII4xI4xII4x"), calls.setattr_, wire.attributes, unless_node_blocks(calls.setattr_),
+        wire.fixed("I4xQQ8xqq8xII4xI4xII4x"), calls.setattr_, wire.attributes, setattr_on_main,
     ),
     protocol.READLINK: row("READLINK", "", wire.nothing, calls.readlink, wire.data),
     protocol.SYMLINK: row("SYMLINK", "name target", wire.symlink, calls.symlink, wire.entry),

@@ -225,9 +225,9 @@ class Operations:
 
     # Files
 
-    def may_block(self, inode: Inode) -> bool:
-        """Whether changing the object may wait for a copy of its data, or for whoever copies it just now."""
-        return self._waiting.to_change(inode)
+    def may_block(self, inode: Inode, cut: bool = False) -> bool:
+        """Whether changing the object, or cutting it, may wait for a copy of its data, or for whoever makes one."""
+        return self._waiting.to_change(inode, cut)
 
     def may_open_wait(self, inode: Inode, flags: int) -> bool:
         return self._waiting.to_open(inode, flags)

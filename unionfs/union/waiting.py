@@ -25,18 +25,22 @@ class Waiting:
         self.tree = copyup.tree
         self._clones: dict[int, bool] = {}
 
-    def to_change(self, inode: Inode) -> bool:
-        """Whether changing the object may wait."""
+    def to_change(self, inode: Inode, cut: bool = False) -> bool:
+        """Whether changing the object may wait; `cut`: changing its size, too."""
         if not isinstance(inode, FileInode) or self.stack.upper is None or inode.kind != stat.S_IFREG:
             return False
-        return inode.data is not None or not inode.in_upper or self._lacks_data(inode)
+        if inode.data is not None:
+            return True
+        if inode.in_upper:
+            return cut and self._lacks_data(inode)
+        return cut or not self._is_quick(inode)
 
     def to_open(self, inode: Inode, flags: int) -> bool:
         """Whether opening it may wait. What copies no data is quickest done at once."""
         if self.stack.upper is None or (flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC):
             return False
         if flags & os.O_TRUNC or not isinstance(inode, FileInode) or not self._is_quick(inode):
-            return self.to_change(inode)
+            return self.to_change(inode, cut=True)
         return False
 
     @staticmethod
@@ -53,7 +57,7 @@ class Waiting:
             return self.copyup.sources.is_partial(inode.location)
 
     def _is_quick(self, inode: FileInode) -> bool:
-        """Whether opening a regular file for writing copies no data, and waits for nobody who does."""
+        """Whether a change of a regular file that does not cut it copies no data, and waits for nobody who does."""
         if isinstance(self.dialect, Overlay) or self.copyup.amount.how == "whole":
             return False
         if inode.in_upper:
