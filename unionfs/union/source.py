@@ -15,7 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from unionfs import events
 from unionfs.errors import failed
@@ -42,36 +44,31 @@ class MapRecord:
         self.boot_id = boot_id
 
     def write(self, blocks: BlockMap) -> None:
-        value = blocks.pack(self.boot_id)
-        try:
-            os.setxattr(self.fd, self.name, value)
-        except PermissionError:
-            # A user attribute of a file that its owner, who is not root, may not write to: its mode is put back.
-            mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
-            os.fchmod(self.fd, mode | 0o200)
-            try:
-                os.setxattr(self.fd, self.name, value)
-            finally:
-                os.fchmod(self.fd, mode)
+        _as_owner(self.fd, partial(os.setxattr, self.fd, self.name, blocks.pack(self.boot_id)))
 
     def remove(self) -> None:
-        with suppress(FileNotFoundError):
-            _remove(self.fd, self.name)
+        _remove(self.fd, self.name)
 
 
 def _remove(fd: int, name: bytes) -> None:
     try:
-        os.removexattr(fd, name)
+        _as_owner(fd, partial(os.removexattr, fd, name))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+
+
+def _as_owner(fd: int, change: Callable[[], None]) -> None:
+    """Change a user attribute also of a file that its owner, who is not root, may not write to: its mode is put back."""
+    try:
+        change()
     except PermissionError:
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, mode | 0o200)
         try:
-            os.removexattr(fd, name)
+            change()
         finally:
             os.fchmod(fd, mode)
-    except OSError as error:
-        if error.errno != errno.ENODATA:
-            raise
 
 
 class MetacopyRecord:
