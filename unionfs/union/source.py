@@ -59,7 +59,7 @@ def _remove(fd: int, name: bytes) -> None:
 
 
 def _as_owner(fd: int, change: Callable[[], None]) -> None:
-    """Change a user attribute, also of a file that its owner, who is not root, may not write to: its mode comes back."""
+    """Change a user attribute even of a file that its owner, not being root, may not write to: its mode is put back."""
     try:
         change()
     except PermissionError:
