@@ -133,7 +133,11 @@ class Completion:
         try:
             if data is None or not os.fstat(data.fd).st_nlink:
                 return False
-            self._complete(data)
+            try:
+                self._complete(data)
+            except OSError as error:
+                events.error(f"a partly copied file could not be completed: {error.strerror}")
+                data.uses = 0
             data.sync()
             self.completed(inode)
         except OSError as error:

@@ -236,13 +236,19 @@ class CopyUp:
         """All data, or the first `keep` bytes, before anybody writes to a file that was copied up without: no map could
         say what is there."""
         with self.tree:
-            data = inode.data or self.sources.open_partial(inode.location)
-        if data is None:
-            return
-        if keep is not None and keep < data.blocks.watermark:
-            data.truncate(keep)
-        data.complete()
-        inode.forget_data(data)
+            data = inode.data = inode.data or self.sources.open_partial(inode.location)
+            if data is None:
+                return
+            inode.borrowers += 1
+        try:
+            if keep is not None and keep < data.blocks.watermark:
+                data.truncate(keep)
+            data.complete()
+        finally:
+            with self.tree:
+                inode.borrowers -= 1
+                if data.is_finished or not (inode.handles or inode.borrowers):
+                    inode.forget_data(data)
 
     def keep_findable(self, inode: FileInode) -> None:
         """Before a file gets another name: one that goes on below under its own must say so. Under the tree lock."""

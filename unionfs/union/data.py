@@ -34,7 +34,7 @@ class Data:
     def of(self, inode: FileInode) -> PartialFile | None:
         """Where the bytes of a regular file are, if not all at its location. Under the tree lock. Raises EIO for a
         partly copied file that cannot be used."""
-        if inode.data is None and not inode.handles:
+        if inode.data is None and not inode.handles and not inode.borrowers:
             inode.data = self.sources.open_partial(inode.location)
         if inode.data is not None:
             self._used(inode, inode.data)
@@ -45,12 +45,13 @@ class Data:
         """The same for one call, whether the file is open or not; without the tree lock."""
         with self.tree:
             data = self.of(inode)
+            inode.borrowers += 1
         try:
             yield data
         finally:
-            if data is not None:
-                with self.tree:
-                    self.unused(inode)
+            with self.tree:
+                inode.borrowers -= 1
+                self.unused(inode)
 
     @contextmanager
     def untouched(self, inode: Inode) -> Iterator[None]:
@@ -65,7 +66,7 @@ class Data:
     def unused(self, inode: FileInode) -> None:
         """Let go what has become an ordinary file's, or a file's that nobody has open. Under the tree lock."""
         data = inode.data
-        if data is not None and (data.is_finished or not inode.handles):
+        if data is not None and (data.is_finished or not (inode.handles or inode.borrowers)):
             inode.forget_data(data)
         if inode.data is None:
             self._known.pop(inode, None)
@@ -88,10 +89,9 @@ class Data:
     # The last close
 
     def release(self, handle: FileHandle) -> None:
-        inode = handle.inode
-        if inode.data is not None and _is_alone(handle) and self.completion.closed(handle):
-            return
-        self._close(handle)
+        with self.tree:
+            if handle.inode.data is None or not _is_alone(handle) or not self.completion.closed(handle):
+                self._close(handle)
 
     def _release(self, handle: FileHandle, anyway: bool) -> bool:
         """Close a file whose work was done; False where somebody wrote blocks since that are not synced."""

@@ -115,8 +115,8 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity", "more_dentries"),
-        *("nlink_extra", "temporary"),
+        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity"),
+        *("more_dentries", "nlink_extra", "temporary"),
     )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
@@ -129,6 +129,8 @@ class FileInode(Inode):
         """Made without a name (O_TMPFILE), so that it may be given one."""
         self.data: PartialFile | None = None
         """Its bytes while it is open, if some of them are in another file than `location`."""
+        self.borrowers = 0
+        """How many calls use `data` just now, besides the open handles."""
         self.identity = 0
         self.lower_identity = 0
         self.more_dentries: list[Dentry] | None = None

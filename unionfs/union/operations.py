@@ -308,8 +308,12 @@ class Operations:
             kept = self._file_flags(flags)
             handle = FileHandle(inode, inode.location.open(kept | (flags & os.O_TRUNC)), kept)
             self._data.opened(handle)
-        if handle.is_synchronous and inode.in_upper:
-            handle.sync()  # its name, if it was copied up just now
+        try:
+            if handle.is_synchronous and inode.in_upper:
+                handle.sync()  # its name, if it was copied up just now
+        except BaseException:
+            self.release(handle)
+            raise
         return handle
 
     def backing(self, handle: FileHandle) -> int | None:
@@ -346,7 +350,6 @@ class Operations:
         handle.fallocate(mode, offset, length)
 
     def lseek(self, handle: FileHandle, offset: int, whence: int) -> int:
-        """SEEK_DATA or SEEK_HOLE, from `offset` on."""
         return handle.content().seek(offset, whence)
 
     def copy_file_range(self, source: FileHandle, start: int, target: FileHandle, to: int, length: int) -> int:
@@ -409,7 +412,6 @@ class Operations:
         self._data.completion.completed = listener
 
     def syncfs(self) -> None:
-        """syncfs(2) of the upper."""
         self._data.sync()
 
     def close(self) -> None:

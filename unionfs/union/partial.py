@@ -182,7 +182,7 @@ class PartialFile(Content):
             except OSError:
                 if not self._whole(to, done):
                     raise
-            return self._replaced(to, done, length)
+            return self._replaced(to, done, length) if done else 0
 
     def truncate(self, size: int) -> None:
         with self._changing():
@@ -335,14 +335,16 @@ class PartialFile(Content):
         before = os.fstat(self.fd)
         capability = _capability(self.fd)
         self.mtime_ns = before.st_mtime_ns
-        yield
-        after = os.fstat(self.fd)
-        if after.st_mode != before.st_mode:
-            os.fchmod(self.fd, before.st_mode & 0o7777)
-        if capability is not None and _capability(self.fd) is None:
-            os.setxattr(self.fd, _CAPABILITY, capability)
-        if after.st_mtime_ns != before.st_mtime_ns:
-            os.utime(self.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        try:
+            yield
+        finally:
+            after = os.fstat(self.fd)
+            if after.st_mode != before.st_mode:
+                os.fchmod(self.fd, before.st_mode & 0o7777)
+            if capability is not None and _capability(self.fd) is None:
+                os.setxattr(self.fd, _CAPABILITY, capability)
+            if after.st_mtime_ns != before.st_mtime_ns:
+                os.utime(self.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -127,6 +127,8 @@ class Sources:
         shown = os.fsdecode(blocks.origin.path)
         if lower is None or st is None or not stat.S_ISREG(st.st_mode):
             raise self._broken(location, f"the lower file {shown} that it goes on in is not there")
+        if lower.directory.layer.index <= location.directory.layer.index:
+            raise self._broken(location, f"the lower file {shown} that it goes on in is in no layer below")
         if (st.st_size, st.st_mtime_ns) != (blocks.origin.size, blocks.origin.mtime_ns):
             raise self._broken(location, f"the lower file {shown} that it goes on in was changed since")
         below = self.open(lower)
@@ -236,6 +238,8 @@ class Sources:
             os.ftruncate(fd, blocks.watermark)
             return PartialFile(fd, blocks, content, record, self.is_durable)
         except OSError as error:
+            with suppress(OSError):
+                record.remove()
             os.close(fd)
             if error.errno not in _NOT_KEPT:
                 raise
@@ -255,6 +259,8 @@ class Sources:
             os.ftruncate(fd, st.st_size)
             return PartialFile(fd, blocks, content, MetacopyRecord(fd, self.dialect), self.is_durable)
         except OSError as error:
+            with suppress(OSError):
+                MetacopyRecord(fd, self.dialect).remove()
             os.close(fd)
             if error.errno not in _NOT_KEPT:
                 raise

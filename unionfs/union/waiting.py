@@ -39,6 +39,8 @@ class Waiting:
         """Whether opening it may wait. What copies no data is quickest done at once."""
         if self.stack.upper is None or (flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC):
             return False
+        if flags & (os.O_SYNC | os.O_DSYNC):
+            return True
         if flags & os.O_TRUNC or not isinstance(inode, FileInode) or not self._is_quick(inode):
             return self.to_change(inode, cut=True)
         return False
