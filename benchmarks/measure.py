@@ -256,3 +256,11 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not from a git checkout"
+
+
+def run(main: Callable[[], None]) -> None:
+    """The end of each program: interrupted, it exits as a shell expects of SIGINT."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

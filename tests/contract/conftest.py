@@ -22,7 +22,7 @@ import pytest
 
 from tests.contract import layers
 from tests.contract.mounter import ROOT, Mounter
-from tests.contract.subject import MOUNTED, Core, ModelSubject, Ours, Subject
+from tests.contract.subject import Core, ModelSubject, Ours, Subject, subject_of
 
 GROUPS = {
     "mounted": {"native", "fusepy", "kernel"},
@@ -171,14 +171,7 @@ class Workshop:
 
     def subject(self, kind: tuple[str, ...], below: list[Path], top: Path | None, work: Path | None) -> Subject:
         """Not mounted yet."""
-        subject: Subject
-        if kind[0] == "core":
-            subject = Core(below, top, work, kind[1])
-        else:
-            subject = MOUNTED[kind[0]](below, top, work, kind[1], self.directory("merged"))
-            if isinstance(subject, Ours):
-                subject.mounter = self.mounter
-        subject.copyup = kind[2] if len(kind) > 2 else None
+        subject = subject_of(kind, (below, top, work), self.directory, self.mounter)
         self.subjects.append(subject)
         return subject
 

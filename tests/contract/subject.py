@@ -430,3 +430,19 @@ class Kernel(Mounted):
 
 
 MOUNTED: dict[str, type[Mounted]] = {"native": Native, "fusepy": Fusepy, "kernel": Kernel}
+
+
+def subject_of(
+    kind: Sequence[str], places: tuple[list[FilePath], FilePath | None, FilePath | None],
+    directory: Callable[[str], FilePath], mounter: Mounter,
+) -> Subject:  # fmt: skip
+    """Not mounted yet. `kind`: one of conftest.SUBJECTS; `places`: lowers, upper, work; `directory` makes one more."""
+    subject: Subject
+    if kind[0] == "core":
+        subject = Core(*places, kind[1])
+    else:
+        subject = MOUNTED[kind[0]](*places, kind[1], directory("merged"))
+        if isinstance(subject, Ours):
+            subject.mounter = mounter
+    subject.copyup = kind[2] if len(kind) > 2 else None
+    return subject

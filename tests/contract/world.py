@@ -19,7 +19,7 @@ from typing import Any
 from tests.contract import layers, tree
 from tests.contract.conftest import manifest
 from tests.contract.mounter import Mounter
-from tests.contract.subject import MOUNTED, Core, Kernel, Ours, Subject
+from tests.contract.subject import Kernel, Ours, Subject, subject_of
 from tests.model import ANY, File, Node
 
 Kinds = Sequence[tuple[str, ...]]
@@ -79,16 +79,8 @@ class World:
         return path
 
     def _subject(self, kind: tuple[str, ...], below: list[Path], upper: Path, work: Path | None = None) -> Subject:
-        work = work or self._directory("work")
-        subject: Subject
-        if kind[0] == "core":
-            subject = Core(below, upper, work, kind[1])
-        else:
-            subject = MOUNTED[kind[0]](below, upper, work, kind[1], self._directory("merged"))
-            if isinstance(subject, Ours):
-                subject.mounter = self.mounter
-        subject.copyup = kind[2] if len(kind) > 2 else None
-        return subject
+        places = (below, upper, work or self._directory("work"))
+        return subject_of(kind, places, self._directory, self.mounter)
 
     # One operation
 

@@ -33,8 +33,13 @@ MODES = {
     "zero keep": files.FALLOC_ZERO | files.FALLOC_KEEP_SIZE,
 }
 
-# Offsets lie around the boundaries of blocks and pages more often than elsewhere.
-near = st.builds(lambda page, by: max(0, page * PAGE + by), st.integers(0, 40), st.sampled_from([-1, 0, 0, 0, 1]))
+def near_pages(count: int) -> st.SearchStrategy[int]:
+    """Offsets around the boundaries of pages, and so of blocks."""
+    by = st.sampled_from([-1, 0, 0, 0, 1])
+    return st.builds(lambda page, by: max(0, page * PAGE + by), st.integers(0, count), by)
+
+
+near = near_pages(40)
 offsets = st.one_of(near, st.integers(0, 40 * PAGE))
 lengths = st.one_of(st.sampled_from([1, PAGE - 1, PAGE, PAGE + 1, 4 * PAGE, 16 * PAGE]), st.integers(1, 20 * PAGE))
 operations = st.one_of(

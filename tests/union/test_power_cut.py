@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 import unionfs
 from tests.union.powercut import PAGE, Disk, Event, History, Recorder, State
-from tests.union.test_partial import MODES, most_blocks, pattern
+from tests.union.test_partial import MODES, most_blocks, near_pages, pattern
 from unionfs.linux import files
 from unionfs.union import source
 
@@ -34,7 +34,7 @@ EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "25"))
 PAGES = 12
 ZEROED = {name: MODES[name] for name in ("allocate", "punch", "zero", "zero keep")}
 
-near = st.builds(lambda page, by: max(0, page * PAGE + by), st.integers(0, PAGES), st.sampled_from([-1, 0, 0, 0, 1]))
+near = near_pages(PAGES)
 offsets = st.one_of(near, st.integers(0, PAGES * PAGE))
 lengths = st.one_of(st.sampled_from([1, PAGE - 1, PAGE, PAGE + 1, 4 * PAGE]), st.integers(1, 6 * PAGE))
 operations = st.one_of(

@@ -21,7 +21,7 @@ from unionfs.layer.location import Location
 from unionfs.layer.stack import UNFINISHED, Stack
 from unionfs.layer.whiteout import Dialect
 from unionfs.layer.workdir import WorkDirectory
-from unionfs.linux import mounts
+from unionfs.linux import files, mounts
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _VOLATILE, _INCOMPATIBLE = b"volatile", b"incompat"
@@ -68,8 +68,7 @@ class HeldUpper:
             return True
         if not self.work.base.has(_VOLATILE):
             return False
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return _read(Location(self.work.base, _VOLATILE)) != file.read()
+        return _read(Location(self.work.base, _VOLATILE)) != files.boot_id()
 
     # The note of an apply that is under way
 

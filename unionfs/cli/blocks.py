@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from unionfs.changes.difference import visible_roots
 from unionfs.changes.settle import missing, settle
 from unionfs.changes.upper import HeldUpper
 from unionfs.cli import table
@@ -24,7 +25,7 @@ from unionfs.cli.target import Target, find, find_path, needs_upper, users_of
 from unionfs.errors import Faults, UnionfsError, failed
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
-from unionfs.union.lookup import find as lookup
+from unionfs.union.lookup import find_path as find_in
 from unionfs.union.source import Sources
 from unionfs.union.virtual import describe
 
@@ -72,12 +73,7 @@ def _answer(path: str) -> tuple[Target, dict[str, Any]]:
 
 
 def _in_layers(stack: Stack, path: bytes) -> dict[str, Any]:
-    directories = [layer.root for layer in stack.layers]
-    *folders, name = [part for part in path.split(b"/") if part] or [b""]
-    for folder in folders:
-        found = lookup(stack, directories, folder)
-        directories = found.directories if found is not None else []
-    found = lookup(stack, directories, name) if directories and name else None
+    found = find_in(stack, visible_roots(stack, 0), path)
     if found is None:
         raise failed(errno.ENOENT)
     if not stat.S_ISREG(found.stat.st_mode):
@@ -101,9 +97,8 @@ def _lines(path: str, target: Target, answer: dict[str, Any]) -> Iterator[str]:
     for layer in sorted({layer for _, _, layer in runs if layer != 0}):
         yield f"  {_LOWER} in layer {layer}, {shown(target.layers[layer])} ({shown(answer['lower_path'])})"
     copied, asked = answer["copied"], answer["asked"]
-    yield f"  copied up {table.size(copied)} for {table.size(asked)} that were written, in blocks of " + table.size(
-        answer["block_size"]
-    )
+    block = table.size(answer["block_size"])
+    yield f"  copied up {table.size(copied)} for {table.size(asked)} that were written, in blocks of {block}"
 
 
 def _drawing(size: int, block_size: int, runs: Sequence[Sequence[int]]) -> Iterator[str]:
@@ -145,7 +140,7 @@ def _settle(arguments: argparse.Namespace) -> None:
             return
         with bar("settling", size) as advance:
             count = settle(stack, lambda path, copied: advance(copied))
-    print(f"settled {count} file{'s' * (count != 1)} of {shown(upper)}: {table.size(size)} copied")
+    print(f"settled {table.plural(count, 'file')} of {shown(upper)}: {table.size(size)} copied")
 
 
 COMMANDS = {

@@ -137,7 +137,7 @@ def _keep_in(target: Target, to: bytes, dry_run: bool) -> None:
         return
     names, size = _export_mounted(target, to) if target.mountpoint is not None else _export_held(target, to)
     kept = f"; {shown(target.upper)} is as it was" if target.upper is not None else ""
-    print(f"copied the merged tree to {shown(to)}: {_plural(names, 'name')}, {table.size(size)}{kept}")
+    print(f"copied the merged tree to {shown(to)}: {table.plural(names, 'name')}, {table.size(size)}{kept}")
 
 
 def _export_mounted(target: Target, to: bytes) -> tuple[int, int]:
@@ -247,11 +247,7 @@ def _counted(changes: Sequence[Change]) -> str:
     """12 changes (3 added, 7 changed, 2 deleted)"""
     counts = Counter(change.kind for change in changes)
     kinds = ", ".join(f"{counts[kind]} {word}" for kind, word in _WORDS.items() if counts[kind])
-    return _plural(len(changes), "change") + (f" ({kinds})" if kinds else "")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return table.plural(len(changes), "change") + (f" ({kinds})" if kinds else "")
 
 
 COMMANDS = {

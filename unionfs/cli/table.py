@@ -60,3 +60,7 @@ def size(count: int) -> str:
         if value < 1000 or unit == "TiB":
             break
     return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

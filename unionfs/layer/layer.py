@@ -115,11 +115,16 @@ class Directory:
     @property
     def path(self) -> bytes:
         """The path as people see it, for messages only."""
+        return os.path.join(self.layer.path, *self.trail)
+
+    @property
+    def trail(self) -> list[bytes]:
+        """The names that lead here from the layer's root."""
         names, directory = [], self
         while directory.parent is not None:
             names.append(directory.name)
             directory = directory.parent
-        return os.path.join(self.layer.path, *reversed(names))
+        return names[::-1]
 
     def pin(self) -> None:
         """Keep the descriptor open until `close`: the directory is about to lose its name."""

@@ -307,7 +307,7 @@ class _Opener:
             upper = f"upperdir {os.fsdecode(stack.upper.path)}"
             hint = f"discard it, or remove {os.fsdecode(theirs)} to use it all the same"
             self.fault(upper, "was mounted volatile by the kernel's overlayfs: its files may be damaged", hint)
-        here = _boot_id()
+        here = files.boot_id()
         if base.has(b"volatile"):
             with open(os.path.join(stack.work.layer.path, b"volatile"), "rb") as file:
                 there = file.read()
@@ -325,11 +325,6 @@ class _Opener:
             fd = base.create(b"volatile", os.O_WRONLY, 0o644)
             os.write(fd, here)
             os.close(fd)
-
-
-def _boot_id() -> bytes:
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read()
 
 
 def _mount_of(fd: int) -> str:

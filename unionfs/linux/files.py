@@ -128,6 +128,12 @@ def open_handle(mount_fd: int, kind: int, handle: bytes) -> int:
     return check(libc.open_by_handle_at(mount_fd, raw, os.O_PATH | os.O_CLOEXEC))
 
 
+def boot_id() -> bytes:
+    """Which run of the machine this is: a UUID as text, with the end of its line (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read()
+
+
 def filesystem_uuid(fd: int) -> bytes:
     """The filesystem's UUID, 16 bytes; zeros where it has none or the kernel (before 6.9) does not tell."""
     buffer = bytearray(17)

@@ -33,7 +33,7 @@ from unionfs.union.partial import BUSY, PartialFile
 
 WHEN = ("background", "close", "never")
 COMPLETE = "background"
-"""The default, chosen by benchmarks/first_write.py."""
+"""The default, chosen by benchmarks/after_first_write.py."""
 PIECE = 4 << 20
 """Bytes copied at a time: who writes to the file meanwhile waits for one piece at most."""
 _FREE = 0.05
@@ -133,13 +133,15 @@ class Completion:
         try:
             if data is None or not os.fstat(data.fd).st_nlink:
                 return False
+            before = data.blocks.have
             try:
                 self._complete(data)
             except OSError as error:
                 events.error(f"a partly copied file could not be completed: {error.strerror}")
                 data.uses = 0
             data.sync()
-            self.completed(inode)
+            if data.blocks.have != before:
+                self.completed(inode)
         except OSError as error:
             events.error(f"a partly copied file could not be synced: {error.strerror}")
             return False

@@ -166,7 +166,7 @@ class CopyUp:
         copy, part, copied = Location(self.work.area, aside), None, 0
         try:
             if data is not None:
-                part, copied = self._copy_data(data, source, st, keep, to_write, redirect, amount)
+                part, copied = self._copy_data(data, source, st, keep, redirect, amount)
             with self.tree:
                 self._copy_all_attributes(source, copy, st, part)
                 if keep is not None and keep != st.st_size:
@@ -195,7 +195,7 @@ class CopyUp:
         return aside, None
 
     def _copy_data(
-        self, data: tuple[Content, int], source: Location, st: os.stat_result, keep: int | None, to_write: bool,
+        self, data: tuple[Content, int], source: Location, st: os.stat_result, keep: int | None,
         redirect: bytes | None, amount: Amount,
     ) -> tuple[PartialFile | None, int]:  # fmt: skip
         """Copy data, or not: what knows where the bytes are in the second case, and how many were copied."""
@@ -205,7 +205,7 @@ class CopyUp:
         if keep is None and how != "block" and content.clone_into(target):
             return None, 0
         if length and how != "whole" and (how == "block" or length >= threshold):
-            part = self._make_partial(content, target, source, st, length, to_write, redirect)
+            part = self._make_partial(content, target, source, st, length, redirect)
             if part is not None:
                 return part, 0
         os.ftruncate(target, length)
@@ -215,18 +215,19 @@ class CopyUp:
         return None, length
 
     def _make_partial(
-        self, content: Content, target: int, source: Location, st: os.stat_result, length: int, to_write: bool,
+        self, content: Content, target: int, source: Location, st: os.stat_result, length: int,
         redirect: bytes | None,
     ) -> PartialFile | None:  # fmt: skip
+        """In the overlay dialect only with a redirect, and there is none for what is about to be written to."""
         if isinstance(self.stack.dialect, Overlay):
-            if to_write or redirect is None:
+            if redirect is None:
                 return None
             return self.sources.make_metacopy(content, target, source, st, redirect)
         return self.sources.make_mapped(content, target, source, st, length)
 
     def _redirect(self, inode: FileInode) -> bytes | None:
-        """The path under which the lower layers know a file, if it fits into a mark."""
-        if inode.dentry is None:
+        """The path under which the lower layers know a file, if the dialect has such a mark and it fits into one."""
+        if inode.dentry is None or not isinstance(self.stack.dialect, Overlay):
             return None
         parent = self.inodes.lower_path(inode.dentry.parent)
         path = os.path.join(parent, inode.dentry.name) if parent is not None else b""

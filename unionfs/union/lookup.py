@@ -63,6 +63,13 @@ def find(stack: Stack, parents: Sequence[Directory], name: bytes) -> Found | Non
     return top
 
 
+def find_path(stack: Stack, roots: Sequence[Directory], path: bytes) -> Found | None:
+    """What `path` names in the union of `roots` alone; None also for the root, which has no name."""
+    parent, name = os.path.split(path.strip(b"/"))
+    directories = resolve(stack, roots, parent) if parent else roots
+    return find(stack, directories, name) if directories and name else None
+
+
 def resolve(stack: Stack, roots: Sequence[Directory], path: bytes) -> list[Directory]:
     """The directories that `path` names in the union of `roots` alone: where an absolute redirect leads."""
     directories = list(roots)

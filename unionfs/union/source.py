@@ -25,9 +25,10 @@ from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import Overlay
+from unionfs.linux import files
 from unionfs.union.blockmap import LONGEST_PATH, BlockMap, Origin
 from unionfs.union.content import Content
-from unionfs.union.lookup import find, resolve
+from unionfs.union.lookup import find, find_path
 from unionfs.union.partial import PartialFile
 
 _NOT_KEPT = (errno.EOPNOTSUPP, errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EPERM)
@@ -77,6 +78,10 @@ class MetacopyRecord:
     def __init__(self, fd: int, dialect: Overlay) -> None:
         self.fd = fd
         self.dialect = dialect
+
+    def mark(self, redirect: bytes) -> None:
+        os.setxattr(self.fd, self.dialect.base + b"redirect", redirect)
+        os.setxattr(self.fd, self.dialect.metacopy, b"")
 
     def write(self, blocks: BlockMap) -> None:
         pass
@@ -194,26 +199,21 @@ class Sources:
             layer = self.stack.upper  # a copied-up hard link, in the index
         redirect = location.find_xattr(dialect.base + b"redirect")
         if redirect is not None and redirect.startswith(b"/"):
-            parent, name = os.path.split(redirect)
-            roots = self.stack.below(layer)
-            directories = resolve(self.stack, roots, parent) if parent != b"/" else roots
+            found = find_path(self.stack, self.stack.below(layer), redirect)
         else:
-            directories, name = self._parents_below(location.directory), redirect or location.name
-        found = find(self.stack, directories, name) if directories and name else None
+            directories = self._parents_below(location.directory)
+            found = find(self.stack, directories, redirect or location.name) if directories else None
         if found is None or not stat.S_ISREG(found.stat.st_mode):
             return None
         return Location(found.where, found.name)
 
     def _parents_below(self, directory: Directory) -> list[Directory]:
         """The directories that `directory` merges with in the layers below its own."""
-        names, at = [], directory
-        while at.parent is not None:
-            names.append(at.name)
-            at = at.parent
-        if at not in [layer.root for layer in self.stack.layers]:
+        layer = directory.layer
+        if layer not in self.stack.layers:
             return []
-        merged = [at, *self.stack.below(directory.layer)]
-        for name in reversed(names):
+        merged = [layer.root, *self.stack.below(layer)]
+        for name in directory.trail:
             found = find(self.stack, merged, name)
             if found is None:
                 return []
@@ -231,19 +231,8 @@ class Sources:
         if len(path) > LONGEST_PATH or not self.stack.xattrs:
             return None
         blocks = BlockMap(Origin(source.directory.layer.number, path, st.st_size, st.st_mtime_ns), keep)
-        fd = os.dup(target)
-        record = MapRecord(fd, self.dialect.blocks, self.boot_id)
-        try:
-            record.write(blocks)
-            os.ftruncate(fd, blocks.watermark)
-            return PartialFile(fd, blocks, content, record, self.is_durable)
-        except OSError as error:
-            with suppress(OSError):
-                record.remove()
-            os.close(fd)
-            if error.errno not in _NOT_KEPT:
-                raise
-            return None
+        record = MapRecord(os.dup(target), self.dialect.blocks, self.boot_id)
+        return self._make(blocks, content, record, lambda: record.write(blocks))
 
     def make_metacopy(
         self, content: Content, target: int, source: Location, st: os.stat_result, redirect: bytes
@@ -252,16 +241,21 @@ class Sources:
         of this one."""
         assert isinstance(self.dialect, Overlay)
         blocks = BlockMap(Origin(source.directory.layer.number, source.name, st.st_size, st.st_mtime_ns), st.st_size)
-        fd = os.dup(target)
+        record = MetacopyRecord(os.dup(target), self.dialect)
+        return self._make(blocks, content, record, lambda: record.mark(redirect))
+
+    def _make(
+        self, blocks: BlockMap, content: Content, record: MapRecord | MetacopyRecord, mark: Callable[[], None]
+    ) -> PartialFile | None:
+        """Mark the file of the record, and give it its size; None, and no mark is left, where marks are not kept."""
         try:
-            os.setxattr(fd, self.dialect.base + b"redirect", redirect)
-            os.setxattr(fd, self.dialect.metacopy, b"")
-            os.ftruncate(fd, st.st_size)
-            return PartialFile(fd, blocks, content, MetacopyRecord(fd, self.dialect), self.is_durable)
+            mark()
+            os.ftruncate(record.fd, blocks.watermark)
+            return PartialFile(record.fd, blocks, content, record, self.is_durable)
         except OSError as error:
             with suppress(OSError):
-                MetacopyRecord(fd, self.dialect).remove()
-            os.close(fd)
+                record.remove()
+            os.close(record.fd)
             if error.errno not in _NOT_KEPT:
                 raise
             return None
@@ -269,14 +263,9 @@ class Sources:
 
 def location_in_layer(location: Location) -> bytes:
     """The path of an object in its layer, without a slash at its beginning."""
-    names, directory = [location.name], location.directory
-    while directory.parent is not None:
-        names.append(directory.name)
-        directory = directory.parent
-    return b"/".join(reversed(names))
+    return b"/".join([*location.directory.trail, location.name])
 
 
 def _boot_id() -> bytes:
-    """16 bytes (random(4), /proc/sys/kernel/random/boot_id)."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return bytes.fromhex(file.read().decode().replace("-", ""))
+    """As 16 bytes."""
+    return bytes.fromhex(files.boot_id().decode().replace("-", ""))
