@@ -20,6 +20,7 @@ from time import perf_counter_ns
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import dispatch, protocol, wire
+from unionfs.fuse.affinity import EVERY, Affinity
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.device import Device
 from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
@@ -40,7 +41,8 @@ class Server:
         self._connection.passthrough.connection = device.descriptor
         operations.tell_of_changes(self._changed)
         self._rows = list(dispatch.TABLE)
-        self._helpers = Helpers(self._help, device.recycle)
+        self._affinity = Affinity()
+        self._helpers = Helpers(self._help, device.recycle, self._affinity.roam)
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until the file system is unmounted; `ready` is called when it answers. Closes the device and the union.
@@ -88,6 +90,7 @@ class Server:
     def _serve(self, request: Request) -> None:
         device, rows, known = self._device, self._rows, len(self._rows)
         receive, perform, send = device.receive, self._perform, device.send
+        until_look = 1
         while True:
             try:
                 if not receive(request):
@@ -95,6 +98,10 @@ class Server:
             except WireError as fault:
                 send(request.unique, self._malformed(request, fault))
                 continue
+            until_look -= 1
+            if not until_look:
+                until_look = EVERY
+                self._affinity.follow(request)
             row = rows[request.opcode] if request.opcode < known else dispatch.UNKNOWN
             reply = perform(row, request, False)
             if not isinstance(reply, HandOver):
@@ -177,9 +184,12 @@ class Helpers:
     A request is in `_waiting` until a helper takes it out, or the main thread does, to cancel it: one of them gets it.
     """
 
-    def __init__(self, work: Callable[[Row, Request], None], recycle: Callable[[Request], None]) -> None:
+    def __init__(
+        self, work: Callable[[Row, Request], None], recycle: Callable[[Request], None], begin: Callable[[], None]
+    ) -> None:
         self._work = work
         self._recycle = recycle
+        self._begin = begin
         self._queue: SimpleQueue[tuple[Row, Request] | None] = SimpleQueue()
         self._lock = Lock()
         self._idle = 0
@@ -212,6 +222,7 @@ class Helpers:
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are to wake the main thread
+        self._begin()
         while (job := self._queue.get()) is not None:
             row, request = job
             self._running[request.unique] = request
