@@ -295,6 +295,12 @@ class FakeOperations:
 
     # directories
 
+    class scan:
+        """No directory is one of lower layers alone."""
+
+        @staticmethod
+        def names(node: Node) -> None: ...
+
     def opendir(self, node: Node) -> Node:
         return node
 

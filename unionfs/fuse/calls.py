@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from unionfs.errors import UnionfsError
@@ -21,7 +21,7 @@ from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.passthrough import Passthrough
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
-from unionfs.union.operations import Attributes, Caller, Entry, Inode, Node, Operations
+from unionfs.union.operations import Attributes, Caller, Inode, Node, Operations
 
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
@@ -110,13 +110,6 @@ def refuse(number: int) -> Callable[..., None]:
 # --- names
 
 
-def lookup(c: Connection, request: Request, name: bytes) -> tuple[int, Attributes] | None:
-    try:
-        return c.enter(c.operations.lookup(c.inodes[request.nodeid], name))
-    except FileNotFoundError:
-        return None
-
-
 def mknod(c: Connection, request: Request, mode: int, rdev: int, umask: int, name: bytes) -> tuple[int, Attributes]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
     return c.enter(c.operations.mknod(c.inodes[request.nodeid], name, mode, rdev, caller))
@@ -137,18 +130,22 @@ def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int
 
 
 def unlink(c: Connection, request: Request, name: bytes) -> None:
+    c.nodes.bind(request.nodeid, name)
     c.operations.unlink(c.inodes[request.nodeid], name)
 
 
 def rmdir(c: Connection, request: Request, name: bytes) -> None:
+    c.nodes.bind(request.nodeid, name)
     c.operations.rmdir(c.inodes[request.nodeid], name)
 
 
 def rename(c: Connection, request: Request, new_nodeid: int, old: bytes, new: bytes) -> None:
-    c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new)
+    rename2(c, request, new_nodeid, 0, old, new)
 
 
 def rename2(c: Connection, request: Request, new_nodeid: int, flags: int, old: bytes, new: bytes) -> None:
+    c.nodes.bind(request.nodeid, old)
+    c.nodes.bind(new_nodeid, new)
     c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new, flags)
 
 
@@ -247,6 +244,7 @@ def create(
 ) -> tuple[int, Attributes, int, int, int]:
     caller = Caller(request.uid, request.gid, umask, request.pid)
     kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+    c.nodes.bind(request.nodeid, name)
     return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill))
 
 
@@ -302,50 +300,3 @@ def copy_file_range(
     if flags:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return c.operations.copy_file_range(c.handles[fh], position, c.handles[fh_out], position_out, length)
-
-
-# --- directories
-
-
-def opendir(c: Connection, request: Request, flags: int) -> tuple[int, int, int]:
-    return c.handles.add(c.operations.opendir(c.inodes[request.nodeid])), 0, 0
-
-
-def readdir(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
-    return wire.dirents(c.operations.readdir(c.handles[fh], cookie), size)
-
-
-def readdirplus(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
-    """Entries with their nodes, looked up only when they fit: each one counts as a reference."""
-    directory, parts = c.inodes[request.nodeid], []
-    for item in _fitting_entries(c.operations.readdir(c.handles[fh], cookie, numbers=False), size):
-        parts.append(wire.dirent_plus(item, _node_of(c, directory, item.name)))
-    return b"".join(parts)
-
-
-def _fitting_entries(entries: Iterator[Entry], size: int) -> Iterator[Entry]:
-    for item in entries:
-        size -= wire.dirent_plus_size(item.name)
-        if size < 0:
-            return
-        yield item
-
-
-def _node_of(c: Connection, directory: Inode, name: bytes) -> tuple[int, Attributes] | None:
-    """None where the kernel needs no node ("." and "..") or there is none any more: it would ask by LOOKUP."""
-    if name in (b".", b".."):
-        return None
-    try:
-        return c.enter(c.operations.lookup(directory, name))
-    except OSError:
-        return None
-
-
-def fsyncdir(c: Connection, request: Request, fh: int, flags: int) -> None:
-    c.operations.fsyncdir(c.handles[fh], bool(flags & protocol.FSYNC_FDATASYNC))
-
-
-def releasedir(c: Connection, request: Request, fh: int) -> None:
-    handle = c.handles[fh]
-    del c.handles[fh]
-    c.operations.releasedir(handle)

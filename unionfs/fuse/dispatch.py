@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from unionfs.fuse import calls, protocol, wire
+from unionfs.fuse import calls, directories, protocol, wire
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
@@ -139,7 +139,7 @@ _ENOSYS, _ENOTTY = calls.refuse(errno.ENOSYS), calls.refuse(errno.ENOTTY)
 UNKNOWN = row("UNKNOWN", "", wire.nothing, _ENOSYS, wire.done)
 
 _ROWS = {
-    protocol.LOOKUP: row("LOOKUP", "name", wire.lookup, calls.lookup, wire.entry),
+    protocol.LOOKUP: row("LOOKUP", "name", wire.lookup, directories.lookup, wire.entry),
     protocol.FORGET: row("FORGET", "nlookup", wire.fixed("Q"), calls.forget, wire.no_reply),
     protocol.GETATTR: row("GETATTR", "flags fh", wire.fixed("I4xQ"), calls.getattr_, wire.attributes),
     protocol.SETATTR: row(
@@ -171,10 +171,10 @@ _ROWS = {
     ),
     protocol.FLUSH: row("FLUSH", "fh", _handle, calls.flush, wire.done),
     protocol.INIT: row("INIT", "major minor max_readahead init_flags", wire.init, calls.init, wire.initialised),
-    protocol.OPENDIR: row("OPENDIR", "flags", wire.fixed("I4x"), calls.opendir, wire.opened),
-    protocol.READDIR: row("READDIR", "fh offset size", _page, calls.readdir, wire.data),
-    protocol.RELEASEDIR: row("RELEASEDIR", "fh", _handle, calls.releasedir, wire.done),
-    protocol.FSYNCDIR: row("FSYNCDIR", "fh datasync", _sync, calls.fsyncdir, wire.done, always),
+    protocol.OPENDIR: row("OPENDIR", "flags", wire.fixed("I4x"), directories.opendir, wire.opened),
+    protocol.READDIR: row("READDIR", "fh offset size", _page, directories.readdir, wire.data),
+    protocol.RELEASEDIR: row("RELEASEDIR", "fh", _handle, directories.releasedir, wire.done),
+    protocol.FSYNCDIR: row("FSYNCDIR", "fh datasync", _sync, directories.fsyncdir, wire.done, always),
     protocol.GETLK: row("GETLK", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.SETLK: row("SETLK", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.SETLKW: row("SETLKW", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
@@ -192,7 +192,7 @@ _ROWS = {
     protocol.FALLOCATE: row(
         "FALLOCATE", "fh offset length fallocate_mode", wire.fixed("QQQI4x"), calls.fallocate, wire.done, always
     ),
-    protocol.READDIRPLUS: row("READDIRPLUS", "fh offset size", _page, calls.readdirplus, wire.data),
+    protocol.READDIRPLUS: row("READDIRPLUS", "fh offset size", _page, directories.readdirplus, wire.data),
     protocol.RENAME2: row(
         "RENAME2", "newdir rename_flags old new", wire.named("QI4x", 2), calls.rename2, wire.done, rename_on_main
     ),

@@ -1,9 +1,13 @@
 """What the kernel holds of ours: nodes, by nodeid, and open files, by handle number.
 
-Called by `dispatch.py`. Each answer that carries a node (LOOKUP, CREATE, a READDIRPLUS entry, ...) gives the kernel one
-reference to it; FORGET gives references back, and with the last one the nodeid dies. A nodeid is never used again in a
-connection, so that no late message can mean another object. The union counts the same references to the inode itself.
-Safe to call from several threads.
+Called by `calls.py` and `directories.py`. Each answer that carries a node (LOOKUP, CREATE, a READDIRPLUS entry, ...)
+gives the kernel one reference to it; FORGET gives references back, and with the last one the nodeid dies. A nodeid is
+never used again in a connection, so that no late message can mean another object. Safe to call from several threads.
+
+Two kinds of nodes. One that `remember` numbered stands for an inode, to which the union counts the same references. One
+of a *record* (see `records.py`) has no inode until a request needs it: `Inodes` makes it then, by looking up its name,
+and holds one reference until the last one of the kernel's is gone. Before a name changes, `bind` sees to it that the
+record's node has its inode, which then goes wherever the object goes.
 """
 
 from __future__ import annotations
@@ -11,20 +15,37 @@ from __future__ import annotations
 import errno
 import os
 from itertools import count
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from unionfs.fuse import protocol
+from unionfs.fuse.records import SHIFT, Records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unionfs.union.operations import Inode, Operations
+
+_LOOKUPS_BEFORE_SCAN = 16
+_POSITION = (1 << SHIFT) - 1
+
+
+def _stale() -> OSError:
+    """On which the kernel looks the name up again."""
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 class Inodes(dict[int, "Inode"]):
-    """Inodes by nodeid. An unknown one is stale: OSError ESTALE, on which the kernel looks the name up again."""
+    """Inodes by nodeid. One that is not there is made of its record; without one it is stale: OSError ESTALE."""
+
+    def __init__(self, root: Inode, make: Callable[[int], Inode]) -> None:
+        super().__init__({protocol.ROOT_ID: root})
+        self._make = make
 
     def __missing__(self, nodeid: int) -> Inode:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if nodeid >> SHIFT:
+            return self._make(nodeid)
+        raise _stale()
 
 
 class Handles(dict[int, Any]):
@@ -43,15 +64,25 @@ class Handles(dict[int, Any]):
 
 
 class Nodes:
-    """The nodeids that the kernel knows, and how many references it has to each."""
+    """The nodeids that the kernel knows, and how many references it has to each.
+
+    Lock order: this one's, then the union's.
+    """
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._lock = Lock()
+        self._lock = RLock()
         self._counts: dict[int, int] = {}
         self._ids: dict[Inode, int] = {operations.root: protocol.ROOT_ID}
         self._numbers = count(protocol.ROOT_ID + 1)
-        self.inodes = Inodes({protocol.ROOT_ID: operations.root})
+        self._records: dict[int, Records] = {}
+        self._of_directory: dict[int, Records] = {}
+        self._record_numbers = count(1)
+        self._asked: dict[int, int] = {}
+        """How many names were looked up in a directory that has no records."""
+        self.inodes = Inodes(operations.root, self._make)
+
+    # Nodes with an inode
 
     def remember(self, inode: Inode) -> int:
         """The nodeid of `inode`, one of whose references is now the kernel's."""
@@ -61,24 +92,47 @@ class Nodes:
                 nodeid = next(self._numbers)
                 self._ids[inode] = nodeid
                 self.inodes[nodeid] = inode
+            elif nodeid >> SHIFT:
+                self._count(nodeid, 1)
+                self._operations.forget(inode, 1)  # `_make` holds one already
+                return nodeid
             self._counts[nodeid] = self._counts.get(nodeid, 0) + 1
             return nodeid
 
     def forget(self, nodeid: int, references: int) -> None:
         """Take back `references` of the kernel's. Unknown nodes and more than it has are ignored."""
         with self._lock:
-            held = self._counts.get(nodeid, 0)
-            references = min(references, held)
-            if references == 0:
-                return
-            inode = self.inodes[nodeid]
-            if references < held:
-                self._counts[nodeid] = held - references
+            if nodeid >> SHIFT:
+                inode, references = self._forget_record(nodeid, references), 1
             else:
-                del self._counts[nodeid]
-                if nodeid != protocol.ROOT_ID:
-                    del self._ids[inode], self.inodes[nodeid]
-        self._operations.forget(inode, references)
+                inode, references = self._forget_inode(nodeid, references)
+        if inode is not None:
+            self._operations.forget(inode, references)
+
+    def _forget_inode(self, nodeid: int, references: int) -> tuple[Inode | None, int]:
+        """The inode, and what it loses."""
+        held = self._counts.get(nodeid, 0)
+        references = min(references, held)
+        if references == 0:
+            return None, 0
+        inode = self.inodes[nodeid]
+        if references < held:
+            self._counts[nodeid] = held - references
+        else:
+            del self._counts[nodeid]
+            self._drop(nodeid, inode)
+        return inode, references
+
+    def _drop(self, nodeid: int, inode: Inode) -> None:
+        if nodeid == protocol.ROOT_ID:
+            return
+        del self.inodes[nodeid]
+        if self._ids.get(inode) == nodeid:
+            del self._ids[inode]
+        self._asked.pop(nodeid, None)
+        records = self._of_directory.pop(nodeid, None)
+        if records is not None:
+            del self._records[records.number]
 
     def nodeid_of(self, inode: Inode) -> int | None:
         """The nodeid under which the kernel knows `inode`."""
@@ -86,3 +140,99 @@ class Nodes:
 
     def __len__(self) -> int:
         return len(self.inodes)
+
+    # Nodes of records
+
+    def records_for_lookup(self, nodeid: int) -> Records | None:
+        """The records of a directory, if it has any, or so many names were looked up in it that it is worth while."""
+        records = self._of_directory.get(nodeid)
+        if records is None:
+            asked = self._asked[nodeid] = self._asked.get(nodeid, 0) + 1
+            if asked == _LOOKUPS_BEFORE_SCAN:
+                records = self.scan(nodeid)
+        return records
+
+    def scan(self, nodeid: int) -> Records | None:
+        """The same; they are made for a directory that only lower layers have."""
+        records = self._of_directory.get(nodeid)
+        if records is not None:
+            return records
+        inode = self.inodes[nodeid]
+        scanned = self._operations.scan.names(inode)
+        if scanned is None:
+            return None
+        with self._lock:
+            number = next(self._record_numbers)
+            records = Records(number, nodeid, scanned, lambda chunk: self._operations.scan.plain(inode, chunk))
+            self._records[number] = self._of_directory[nodeid] = records
+            return records
+
+    def is_current(self, records: Records) -> bool:
+        """Whether the upper still has no part of that directory."""
+        return self._operations.scan.is_lower(self.inodes[records.nodeid])
+
+    def give(self, records: Records, name: bytes) -> bytes | None:
+        """The node of a record, for an answer that adds a reference; None where the union has to be asked.
+
+        Raises FileNotFoundError for a name that is not there.
+        """
+        inode = self.inodes.get(records.nodeid)
+        if inode is not None and self._operations.scan.hides(inode, name):
+            return None
+        position = records.find(name)
+        if position is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with self._lock:
+            node = records.node(position)
+            if node is not None:
+                records.count(position, 1)
+            return node
+
+    def give_range(self, records: Records, start: int, size: int) -> list[bytes]:
+        """Records from position `start`, which fit into `size` bytes and whose nodes the kernel then has."""
+        with self._lock:
+            found = records.take(start, size)
+            records.given(start, start + len(found))
+            return found
+
+    def bind(self, parent: int, name: bytes) -> None:
+        """`name` is about to be changed: give the node of its record, if the kernel knows that, its inode."""
+        records = self._of_directory.get(parent)
+        if records is None or self._operations.scan.hides(self.inodes[parent], name):
+            return
+        with self._lock:
+            position = records.find(name)
+            if position is not None and records.node(position) is not None and records.count(position) > 0:
+                _ = self.inodes[records.nodeid_at(position)]
+
+    def _make(self, nodeid: int) -> Inode:
+        """Look up the inode of a record's node. Raises ESTALE when it is not that any more: a lower layer changed."""
+        with self._lock:
+            records = self._records.get(nodeid >> SHIFT)
+            position = (nodeid & _POSITION) - 1
+            if records is None:
+                raise _stale()
+            name, _, number = records.item(position)
+            try:
+                inode, _ = self._operations.lookup(self.inodes[records.nodeid], name)
+            except OSError:
+                raise _stale() from None
+            if inode.number != number:
+                self._operations.forget(inode, 1)
+                raise _stale()
+            self._ids.setdefault(inode, nodeid)
+            self.inodes[nodeid] = inode
+            return inode
+
+    def _count(self, nodeid: int, change: int) -> int:
+        records = self._records.get(nodeid >> SHIFT)
+        return records.count((nodeid & _POSITION) - 1, change) if records is not None else 0
+
+    def _forget_record(self, nodeid: int, references: int) -> Inode | None:
+        """The inode that loses its one reference, if there is one and the kernel has none of its own any more."""
+        left = self._count(nodeid, -references)
+        inode = self.inodes.get(nodeid)
+        if inode is None or left > 0:
+            return None
+        self._drop(nodeid, inode)
+        return inode

@@ -224,6 +224,9 @@ _DIRENT_HEAD = Struct("=QQQQII")
 _ATTR_SIZE = _ATTR_HEAD.size + _ATTRIBUTES.size
 _ENTRY_SIZE = _ENTRY_HEAD.size + _ATTRIBUTES.size
 _NODE_SIZE = _DIRENT_HEAD.size + _ATTRIBUTES.size
+_INO = Struct("=Q")
+_NO_NODE = bytes(_NODE_SIZE)
+_NAME = _NODE_SIZE + _DIRENT.size
 _STATX_BASIC, _STATX_BTIME = 0x7FF, 0x800
 
 
@@ -253,10 +256,12 @@ def attributes(unique: int, result: Attributes) -> bytes:
     return _ATTR_HEAD.pack(_ATTR_SIZE, 0, unique, VALID, 0, 0) + _attributes(result)
 
 
-def entry(unique: int, result: tuple[int, Attributes] | None) -> bytes:
-    """A node under a name. None: there is no such name, and the kernel may remember that."""
+def entry(unique: int, result: bytes | tuple[int, Attributes] | None) -> bytes:
+    """A node under a name, perhaps that of a record. None: there is no such name, and the kernel may remember that."""
     if result is None:
         return _ENTRY_HEAD.pack(_ENTRY_SIZE, 0, unique, 0, 0, VALID, 0, 0, 0) + bytes(_ATTRIBUTES.size)
+    if isinstance(result, bytes):
+        return _OUT.pack(_ENTRY_SIZE, 0, unique) + result
     nodeid, found = result
     return _ENTRY_HEAD.pack(_ENTRY_SIZE, 0, unique, nodeid, 0, VALID, VALID, 0, 0) + _attributes(found)
 
@@ -339,14 +344,37 @@ def dirent_plus_size(name: bytes) -> int:
     return _NODE_SIZE + _DIRENT.size + (len(name) + 7 & ~7)
 
 
-def dirent_plus(item: Entry, found: tuple[int, Attributes] | None) -> bytes:
+def dirent_plus(item: Entry, found: bytes | tuple[int, Attributes] | None) -> bytes:
     """One entry of READDIRPLUS. `found` is its node, whose reference is counted, or None: the kernel looks it up."""
     if found is None:
-        node, number = bytes(_NODE_SIZE), item.ino
+        node, number = _NO_NODE, item.ino
+    elif isinstance(found, bytes):
+        node, number = found, _INO.unpack_from(found, _DIRENT_HEAD.size)[0]
     else:
         node, number = _DIRENT_HEAD.pack(found[0], 0, VALID, VALID, 0, 0) + _attributes(found[1]), found[1].ino
-    length = len(item.name)
-    return node + _DIRENT.pack(number, item.offset, length, item.type) + item.name + bytes(-length & 7)
+    name, _, kind, after = item
+    length = len(name)
+    return node + _DIRENT.pack(number, after, length, kind) + name + bytes(-length & 7)
+
+
+# --- records: entries of READDIRPLUS that were kept
+
+
+def node_of(record: Buffer) -> bytes | None:
+    """Its node, as LOOKUP answers it; None where it has none."""
+    node = bytes(record[:_NODE_SIZE])
+    return None if node == _NO_NODE else node
+
+
+def item_of(record: Buffer) -> tuple[bytes, int, int]:
+    """Name, type (DT_*) and inode number."""
+    number, _, length, kind = _DIRENT.unpack_from(record, _NODE_SIZE)
+    return bytes(record[_NAME : _NAME + length]), kind, number
+
+
+def dirent_of(record: Buffer) -> bytes:
+    """The same entry as READDIR has it."""
+    return bytes(record[_NODE_SIZE:])
 
 
 def invalidate_attributes(nodeid: int) -> bytes:

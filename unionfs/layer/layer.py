@@ -197,11 +197,14 @@ class Directory:
 
     def _read_entries(self) -> dict[bytes, int]:
         names: dict[bytes, int] = {}
-        for entry in self.scan():
-            name = os.fsencode(entry.name)
-            names[name] = _type_of(entry)
-            if not self.layer.writable:
-                self.numbers[name] = entry.inode()
+        fd = self.open_for_reading()
+        try:
+            for name, number, kind in files.read_directory(fd):
+                names[name] = kind or os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode >> 12
+                if not self.layer.writable:
+                    self.numbers[name] = number
+        finally:
+            os.close(fd)
         return names
 
     # Changing: each method is one system call that changes the layer
@@ -304,16 +307,6 @@ class Directory:
         self.parent, self.name, self.layer = parent, name, parent.layer
         if self._fd >= 0 and not self.pinned:
             self.layer.opened.use(self)
-
-
-def _type_of(entry: os.DirEntry[str]) -> int:
-    if entry.is_symlink():
-        return stat.S_IFLNK >> 12
-    if entry.is_file(follow_symlinks=False):
-        return stat.S_IFREG >> 12
-    if entry.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR >> 12
-    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
 
 
 def remove_tree(directory: Directory, name: bytes) -> None:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 
 from unionfs.linux.libc import check, libc
@@ -29,6 +30,7 @@ _FICLONE, _FICLONERANGE, _GETFSUUID = 0x40049409, 0x4020940D, 0x80111500
 _SYS_OPEN_TREE, _SYS_MOUNT_SETATTR = 428, 442
 _OPEN_TREE_CLONE, _ATTR_RDONLY, _ATTR_NOATIME, _ATTR_ATIME_MASK = 1, 0x1, 0x10, 0x70
 _MAX_HANDLE = 128
+_ENTRY, _ENTRIES_SIZE, _DOTS = struct.Struct("=Q8xHB"), 32768, (b".", b"..")
 
 
 class _Timespec(ctypes.Structure):
@@ -38,6 +40,7 @@ class _Timespec(ctypes.Structure):
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_Timespec), ctypes.c_int]
+libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 libc.statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p]
 
 
@@ -54,6 +57,24 @@ def open_quietly(name: bytes, flags: int, dir_fd: int) -> int:
     with suppress(PermissionError):
         return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
     return os.open(name, flags, dir_fd=dir_fd)
+
+
+def read_directory(fd: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, inode number and type (DT_*; 0 where the filesystem does not tell) of each entry but "." and "..".
+
+    getdents64(2), from where the descriptor stands. os.scandir(3), which makes an object of each entry, takes three
+    times as long.
+    """
+    buffer = bytearray(_ENTRIES_SIZE)
+    raw = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    while end := check(libc.getdents64(fd, raw, len(buffer))):
+        start = 0
+        while start < end:
+            number, length, kind = _ENTRY.unpack_from(buffer, start)
+            name = bytes(buffer[start + _ENTRY.size : start + length]).partition(b"\0")[0]
+            if name not in _DOTS:
+                yield name, number, kind
+            start += length
 
 
 def _timespec(nanoseconds: int | None) -> _Timespec:

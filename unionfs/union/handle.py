@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs.errors import failed
@@ -19,7 +20,7 @@ from unionfs.layer.location import Location
 from unionfs.layer.whiteout import Dialect
 from unionfs.linux import files
 from unionfs.union.content import Content
-from unionfs.union.listing import merge
+from unionfs.union.listing import merge, shown_number
 
 if TYPE_CHECKING:
     from unionfs.union.inode import DirInode, FileInode
@@ -182,7 +183,11 @@ class DirHandle(Handle):
         """List the directory anew. Under the tree lock."""
         directories: list[Directory] = [] if self.inode.removed else self.inode.directories
         self.items = [
-            Item(name, kind, directory.numbers.get(name, 0))
+            Item(name, kind, shown_number(directory, name))
             for name, (directory, kind) in merge(dialect, directories).items()
         ]
         return self.items
+
+    def resume(self, items: Sequence[tuple[bytes, int, int]]) -> None:
+        """Go on in a listing that was begun elsewhere: name, type and number of each, in its order."""
+        self.items = [Item(*item) for item in items]

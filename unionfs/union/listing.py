@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from unionfs.layer.layer import Directory
 from unionfs.layer.whiteout import Dialect
+from unionfs.union.identity import number
 
 
 def merge(dialect: Dialect, directories: Sequence[Directory]) -> dict[bytes, tuple[Directory, int]]:
@@ -36,3 +37,9 @@ def is_empty(dialect: Dialect, directories: Sequence[Directory]) -> bool:
             return False
         hidden |= deleted
     return True
+
+
+def shown_number(directory: Directory, name: bytes) -> int:
+    """The inode number that the union shows for a name, as far as reading the directory tells it; else 0."""
+    found = directory.numbers.get(name)
+    return number(directory.layer, found) if found else 0

@@ -37,6 +37,7 @@ from unionfs.union.inode import FileInode, Inode, Inodes
 from unionfs.union.names import Names, directory_of
 from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
+from unionfs.union.scan import Scan
 from unionfs.union.setattr import Change, change_attributes
 from unionfs.union.waiting import Waiting
 from unionfs.union.xattr import Xattrs
@@ -71,6 +72,7 @@ class Operations:
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._inodes, self._copyup, self._removal)
         self._xattrs = Xattrs(self._copyup.sources, self._tree, self._copy_up, self._data.untouched)
+        self.scan = Scan(self._inodes, self._tree)
         self.root = self._inodes.root
 
     @property

@@ -1,0 +1,87 @@
+"""Scan: a directory of the lower layers alone, name by name, without making an inode of each.
+
+Called by `operations.py` for an engine that tells the kernel of whole directories at once: an inode, a dentry and their
+places in the tables cost more than all the system calls, and most names of a lower layer are only looked at. It
+promises to read only. What it tells of a *plain* name stays true until the name or its object is changed through the
+union, and the union sees the object itself as soon as it is looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from unionfs.layer.layer import Directory
+from unionfs.union.attributes import Attributes
+from unionfs.union.identity import number
+from unionfs.union.inode import DirInode, Inode, Inodes
+from unionfs.union.listing import merge, shown_number
+
+_DT_DIR = stat.S_IFDIR >> 12
+
+
+class Scanned(NamedTuple):
+    """A name, its type (DT_*), its object's inode number (0: not known yet) and the real directory that gives it."""
+
+    name: bytes
+    kind: int
+    number: int
+    where: Directory
+
+
+class Scan:
+    def __init__(self, inodes: Inodes, tree: threading.RLock) -> None:
+        self.dialect = inodes.stack.dialect
+        self.tree = tree
+
+    @staticmethod
+    def is_lower(inode: Inode) -> bool:
+        """Whether it is a directory of which the upper has no part."""
+        return isinstance(inode, DirInode) and not inode.in_upper and not inode.removed
+
+    def names(self, inode: Inode) -> list[Scanned] | None:
+        """All names of a directory of which the upper has no part; None for any other."""
+        with self.tree:
+            if not isinstance(inode, DirInode) or not self.is_lower(inode):
+                return None
+            merged = merge(self.dialect, inode.directories).items()
+            return [Scanned(name, kind, shown_number(where, name), where) for name, (where, kind) in merged]
+
+    def plain(self, inode: Inode, scanned: Sequence[Scanned]) -> list[Attributes | None]:
+        """The attributes of names in it that are plain; None for others, which have to be looked up: directories,
+        objects with several names, and those that the union holds already."""
+        found: list[Attributes | None] = []
+        assert isinstance(inode, DirInode)
+        with self.tree:
+            last, fd = None, -1
+            for name, kind, _, where in scanned:
+                if kind == _DT_DIR or name in inode.children:
+                    found.append(None)
+                    continue
+                if where is not last:  # most names of a directory are in the same layer
+                    last, fd = where, where.fd
+                found.append(_attributes(where, fd, name))
+        return found
+
+    def hides(self, inode: Inode, name: bytes) -> bool:
+        """Whether the upper has anything to say of `name` in a directory: an object, or a whiteout."""
+        with self.tree:
+            if not isinstance(inode, DirInode) or inode.removed:
+                return True
+            return inode.in_upper and self.dialect.find(inode.upper, name) is not None
+
+
+def _attributes(where: Directory, fd: int, name: bytes) -> Attributes | None:
+    try:
+        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return None
+    if st.st_nlink != 1 or stat.S_ISDIR(st.st_mode):
+        return None
+    return Attributes(
+        number(where.layer, st.st_ino), st.st_size, st.st_blocks, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
+        st.st_mode, 1, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
+    )  # fmt: skip
