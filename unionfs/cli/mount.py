@@ -16,6 +16,7 @@ from functools import partial
 
 from unionfs import events
 from unionfs.cli.command import Command, Parser, UsageError, told
+from unionfs.cli.progress import counter
 from unionfs.errors import Faults, UnionfsError
 from unionfs.fuse import mount as fuse_mount
 from unionfs.fuse.daemon import daemonize
@@ -38,6 +39,8 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   copyup_threshold=N the size from which auto copies by block; 64K, 1M
   copyup_complete=W  the rest of a file copied by block is copied in the background once it is much used, after the
                      last close (close), or never
+  index=auto         the layer index, which makes looking up and listing quick: on, off, or (auto) where nobody can
+                     write to a lower layer; built at the first mount, and checked against the layers at each
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source
@@ -120,7 +123,9 @@ def _serve(
         flags=request.flags,
         allow_other=request.allow_other or None,
         debug=debug,
+        index=request.layer_index,
         ready=ready,
+        progress=partial(counter, "looking at the lower layers"),
     )
 
 

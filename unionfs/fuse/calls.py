@@ -30,6 +30,7 @@ WANTED = (
 )  # fmt: skip
 """The abilities of the kernel that are used where it has them. Locks stay the kernel's own."""
 
+VIRTUAL = b"user.unionfs."
 PID_XATTR = b"user.unionfs.pid"
 """Virtual, on the root: the process that serves the mount, for whoever unmounts it and waits for its end."""
 
@@ -193,6 +194,8 @@ def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> i
 def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | bytes:
     if name == PID_XATTR and request.nodeid == protocol.ROOT_ID:
         return _fitting(b"%d" % os.getpid(), size)
+    if not name.startswith(VIRTUAL) and c.nodes.has_no_xattrs(request.nodeid):
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
     return _fitting(c.operations.getxattr(c.inodes[request.nodeid], name), size)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from unionfs.fuse import protocol, wire
-from unionfs.fuse.records import Records
-from unionfs.union.operations import Attributes, DirHandle, Entry
+from unionfs.fuse.records import Node, Records
+from unionfs.union.operations import DirHandle, Entry
 
 if TYPE_CHECKING:
     from unionfs.fuse.calls import Connection
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _DOTS = 2
 """Entries before the first name."""
+_NOT_NAMES = (b".", b"..")
 
 
 class OpenDirectory:
@@ -37,19 +39,23 @@ class OpenDirectory:
         self.handle = handle
 
 
-def lookup(c: Connection, request: Request, name: bytes) -> bytes | tuple[int, Attributes] | None:
+def lookup(c: Connection, request: Request, name: bytes) -> Node:
     return find(c, request.nodeid, name)
 
 
-def find(c: Connection, parent: int, name: bytes) -> bytes | tuple[int, Attributes] | None:
+def find(c: Connection, parent: int, name: bytes) -> Node:
     """A name's node, with a reference that is the kernel's; None: there is no such name."""
     try:
-        records = c.nodes.records_for_lookup(parent)
-        if records is not None and name not in (b".", b".."):
+        records = None if name in _NOT_NAMES else c.nodes.records_for_lookup(parent)
+        if records is not None:
             node = c.nodes.give(records, name)
             if node is not None:
                 return node
-        return c.enter(c.operations.lookup(c.inodes[parent], name))
+        inode, attributes = c.operations.lookup(c.inodes[parent], name)
+        nodeid = c.nodes.remember(inode)
+        if records is not None:
+            c.nodes.attach(records, name, inode, nodeid)
+        return nodeid, attributes
     except FileNotFoundError:
         return None
 
@@ -85,54 +91,43 @@ def _handle(c: Connection, nodeid: int, opened: OpenDirectory) -> DirHandle:
 
 
 def readdir(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
-    opened = c.handles[fh]
+    opened: OpenDirectory = c.handles[fh]
     records = opened.records
     if records is None or not c.nodes.is_current(records):
         return wire.dirents(c.operations.readdir(_handle(c, request.nodeid, opened), cookie), size)
     head = wire.dirents(_dots(c, request.nodeid, cookie), size)
-    found = records.take(max(0, cookie - _DOTS), size - len(head))
-    return head + b"".join(map(wire.dirent_of, found))
+    return head + records.dirents(max(0, cookie - _DOTS), size - len(head))
 
 
 def readdirplus(c: Connection, request: Request, fh: int, cookie: int, size: int) -> bytes:
     """Entries with their nodes, looked up only when they fit: each one counts as a reference."""
-    opened = c.handles[fh]
+    opened: OpenDirectory = c.handles[fh]
+    nodeid = request.nodeid
     records = opened.records
     if records is not None and c.nodes.is_current(records):
-        return _from_records(c, request.nodeid, records, cookie, size)
+        dots = b"".join(wire.dirent_plus(item, None) for item in _dots(c, nodeid, cookie))
+        start = max(0, cookie - _DOTS)
+        return b"".join([dots, *c.nodes.give_range(records, start, size - len(dots), partial(_node_of, c, nodeid))])
     parts = []
-    for item in c.operations.readdir(_handle(c, request.nodeid, opened), cookie, numbers=False):
+    for item in c.operations.readdir(_handle(c, nodeid, opened), cookie, numbers=False):
         size -= wire.dirent_plus_size(item.name)
         if size < 0:
             break
-        parts.append(wire.dirent_plus(item, _node_of(c, request.nodeid, item.name)))
+        parts.append(wire.dirent_plus(item, _node_of(c, nodeid, item.name)))
     return b"".join(parts)
-
-
-def _from_records(c: Connection, nodeid: int, records: Records, cookie: int, size: int) -> bytes:
-    parts = [wire.dirent_plus(item, None) for item in _dots(c, nodeid, cookie)]
-    size -= sum(map(len, parts))
-    start = max(0, cookie - _DOTS)
-    found = c.nodes.give_range(records, start, size)
-    for position in records.without_node(start, start + len(found)):
-        name, kind, number = records.item(position)
-        item = Entry(name, number, kind, position + _DOTS + 1)
-        found[position - start] = wire.dirent_plus(item, _node_of(c, nodeid, name))
-    return b"".join(parts + found)
 
 
 def _dots(c: Connection, nodeid: int, cookie: int) -> Iterator[Entry]:
     """What of "." and ".." follows a position."""
     if cookie < _DOTS:
-        inode = c.inodes[nodeid]
-        above = inode.dentry.parent if inode.dentry is not None else inode
-        dots = Entry(b".", inode.number, stat.S_IFDIR >> 12, 1), Entry(b"..", above.number, stat.S_IFDIR >> 12, 2)
-        yield from dots[cookie:]
+        own, above = c.nodes.numbers(nodeid)
+        kind = stat.S_IFDIR >> 12
+        yield from (Entry(b".", own, kind, 1), Entry(b"..", above, kind, 2))[cookie:]
 
 
-def _node_of(c: Connection, directory: int, name: bytes) -> bytes | tuple[int, Attributes] | None:
+def _node_of(c: Connection, directory: int, name: bytes) -> Node:
     """None where the kernel needs no node ("." and "..") or there is none any more: it would ask by LOOKUP."""
-    if name in (b".", b".."):
+    if name in _NOT_NAMES:
         return None
     try:
         return find(c, directory, name)

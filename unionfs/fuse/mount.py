@@ -20,15 +20,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 from threading import Thread, current_thread, main_thread
 from typing import NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError
-from unionfs.fuse import trace
+from unionfs.fuse import indexing, trace
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
+from unionfs.fuse.index import Index
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
 from unionfs.linux import fusedev, mounts
@@ -57,13 +59,23 @@ class MountOptions(NamedTuple):
     debug: bool = False
 
 
+Progress = Callable[[], AbstractContextManager[Callable[[int], None]]]
+"""Makes a context whose value is called with how many more objects were looked at."""
+
+
+def _no_progress() -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
 def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
-    allow_other: bool | None = None, debug: bool = False, ready: Callable[[], None] = lambda: None,
+    allow_other: bool | None = None, debug: bool = False, index: str = "auto",
+    ready: Callable[[], None] = lambda: None, progress: Progress = _no_progress,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
-    `flags` and the like are those of MountOptions; `debug` logs every request. The union is closed at the end.
+    `flags` and the like are those of MountOptions; `debug` logs every request; `index` says whether there is to be a
+    layer index, and `progress` is told of its making. The union is closed at the end.
     Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
@@ -72,9 +84,11 @@ def serve(
         events.listeners.append(trace.watch)
     os.umask(0)
     if choose(engine) == "fusepy":
+        if index == "on":
+            raise UnionfsError("index=on", "the fusepy engine has no layer index", "use --engine native, or index=auto")
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
-        _serve_native(union, mountpoint, options, ready)
+        _serve_native(union, mountpoint, options, ready, _index(union, index, progress))
 
 
 def allow_many_descriptors() -> None:
@@ -109,7 +123,20 @@ def check_mountpoint(mountpoint: bytes) -> bytes:
 # --- the native engine
 
 
-def _serve_native(union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None]) -> None:
+def _index(union: Operations, word: str, progress: Progress) -> Index | None:
+    if not indexing.is_wanted(word, union.stack):
+        return None
+    try:
+        with progress() as tell:
+            return indexing.load(union.stack, union.scan.lower_roots(), tell)
+    except BaseException:
+        union.close()
+        raise
+
+
+def _serve_native(
+    union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None
+) -> None:
     descriptor, way = _mount(mountpoint, options)
     number = mounts.find(mountpoint).device
 
@@ -120,7 +147,7 @@ def _serve_native(union: Operations, mountpoint: bytes, options: MountOptions, r
 
     try:
         with _EndBySignal(mountpoint, number):
-            Server(union, Device(descriptor)).run(answers)
+            Server(union, Device(descriptor), index).run(answers)
     finally:
         if _still_mounted(mountpoint, number):
             _detach(mountpoint)

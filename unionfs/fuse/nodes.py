@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from unionfs.fuse import protocol
-from unionfs.fuse.records import SHIFT, Records
+from unionfs.fuse.index import NUMBER, Index, IndexedRecords
+from unionfs.fuse.records import SHIFT, LookUp, Records, ScannedRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from unionfs.fuse.wire import Buffer
     from unionfs.union.operations import Inode, Operations
 
 _LOOKUPS_BEFORE_SCAN = 16
@@ -75,7 +78,8 @@ class Nodes:
         self._counts: dict[int, int] = {}
         self._ids: dict[Inode, int] = {operations.root: protocol.ROOT_ID}
         self._numbers = count(protocol.ROOT_ID + 1)
-        self._records: dict[int, Records] = {}
+        self._index: Index | None = None
+        self._scanned: dict[int, ScannedRecords] = {}
         self._of_directory: dict[int, Records] = {}
         self._record_numbers = count(1)
         self._asked: dict[int, int] = {}
@@ -131,8 +135,8 @@ class Nodes:
             del self._ids[inode]
         self._asked.pop(nodeid, None)
         records = self._of_directory.pop(nodeid, None)
-        if records is not None:
-            del self._records[records.number]
+        if isinstance(records, ScannedRecords):
+            del self._scanned[records.number]
 
     def nodeid_of(self, inode: Inode) -> int | None:
         """The nodeid under which the kernel knows `inode`."""
@@ -143,18 +147,34 @@ class Nodes:
 
     # Nodes of records
 
+    def use(self, index: Index) -> None:
+        """Take the records of all directories from there. Before the first request."""
+        self._index = index
+        self._of_directory[protocol.ROOT_ID] = IndexedRecords(index, 0, protocol.ROOT_ID)
+
+    def has_no_xattrs(self, nodeid: int) -> bool:
+        """Whether an object surely has no extended attributes, and no inode to ask."""
+        return self._index is not None and nodeid not in self.inodes and self._index.has_no_xattrs(nodeid)
+
     def records_for_lookup(self, nodeid: int) -> Records | None:
         """The records of a directory, if it has any, or so many names were looked up in it that it is worth while."""
-        records = self._of_directory.get(nodeid)
+        records = self._of_directory.get(nodeid) or self._indexed(nodeid)
         if records is None:
             asked = self._asked[nodeid] = self._asked.get(nodeid, 0) + 1
             if asked == _LOOKUPS_BEFORE_SCAN:
                 records = self.scan(nodeid)
         return records
 
+    def _indexed(self, nodeid: int) -> Records | None:
+        if self._index is None or nodeid >> SHIFT != NUMBER:
+            return None
+        with self._lock:
+            records = IndexedRecords(self._index, nodeid & _POSITION, nodeid)
+            return self._of_directory.setdefault(nodeid, records)
+
     def scan(self, nodeid: int) -> Records | None:
         """The same; they are made for a directory that only lower layers have."""
-        records = self._of_directory.get(nodeid)
+        records = self._of_directory.get(nodeid) or self._indexed(nodeid)
         if records is not None:
             return records
         inode = self.inodes[nodeid]
@@ -163,13 +183,22 @@ class Nodes:
             return None
         with self._lock:
             number = next(self._record_numbers)
-            records = Records(number, nodeid, scanned, lambda chunk: self._operations.scan.plain(inode, chunk))
-            self._records[number] = self._of_directory[nodeid] = records
-            return records
+            look = partial(self._operations.scan.plain, inode)
+            self._scanned[number] = made = self._of_directory[nodeid] = ScannedRecords(number, nodeid, scanned, look)
+            return made
 
     def is_current(self, records: Records) -> bool:
         """Whether the upper still has no part of that directory."""
-        return self._operations.scan.is_lower(self.inodes[records.nodeid])
+        inode = self.inodes.get(records.nodeid)
+        return inode is None or self._operations.scan.is_lower(inode)
+
+    def attach(self, records: Records, name: bytes, inode: Inode, nodeid: int) -> None:
+        """A directory was looked up in one that has records: what the index says of its lower part is known too."""
+        if not isinstance(records, IndexedRecords) or not inode.is_dir or nodeid in self._of_directory:
+            return
+        position = records.find(name)
+        if position is not None and self._operations.scan.goes_on(self.inodes[records.nodeid], name, inode):
+            self._of_directory[nodeid] = records.below(position, nodeid)
 
     def give(self, records: Records, name: bytes) -> bytes | None:
         """The node of a record, for an answer that adds a reference; None where the union has to be asked.
@@ -179,25 +208,23 @@ class Nodes:
         inode = self.inodes.get(records.nodeid)
         if inode is not None and self._operations.scan.hides(inode, name):
             return None
-        position = records.find(name)
-        if position is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with self._lock:
+            position = records.find(name)
+            if position is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             node = records.node(position)
             if node is not None:
                 records.count(position, 1)
             return node
 
-    def give_range(self, records: Records, start: int, size: int) -> list[bytes]:
+    def give_range(self, records: Records, start: int, size: int, look_up: LookUp) -> Sequence[Buffer]:
         """Records from position `start`, which fit into `size` bytes and whose nodes the kernel then has."""
         with self._lock:
-            found = records.take(start, size)
-            records.given(start, start + len(found))
-            return found
+            return records.take(start, size, look_up)
 
     def bind(self, parent: int, name: bytes) -> None:
         """`name` is about to be changed: give the node of its record, if the kernel knows that, its inode."""
-        records = self._of_directory.get(parent)
+        records = self._of_directory.get(parent) or self._indexed(parent)
         if records is None or self._operations.scan.hides(self.inodes[parent], name):
             return
         with self._lock:
@@ -208,31 +235,59 @@ class Nodes:
     def _make(self, nodeid: int) -> Inode:
         """Look up the inode of a record's node. Raises ESTALE when it is not that any more: a lower layer changed."""
         with self._lock:
-            records = self._records.get(nodeid >> SHIFT)
-            position = (nodeid & _POSITION) - 1
-            if records is None:
-                raise _stale()
-            name, _, number = records.item(position)
-            try:
-                inode, _ = self._operations.lookup(self.inodes[records.nodeid], name)
-            except OSError:
-                raise _stale() from None
-            if inode.number != number:
-                self._operations.forget(inode, 1)
-                raise _stale()
-            self._ids.setdefault(inode, nodeid)
-            self.inodes[nodeid] = inode
+            way = [nodeid]
+            while way[-1] not in self.inodes:
+                way.append(self._holder(way[-1]).nodeid_of_parent(_position(way[-1])))
+            inode = self.inodes[way.pop()]
+            for nodeid in reversed(way):
+                inode = self._step(inode, nodeid)
             return inode
 
+    def _step(self, parent: Inode, nodeid: int) -> Inode:
+        name, _, number = self._holder(nodeid).item(_position(nodeid))
+        try:
+            inode, _ = self._operations.lookup(parent, name)
+        except OSError:
+            raise _stale() from None
+        if inode.number != number:
+            self._operations.forget(inode, 1)
+            raise _stale()
+        self._ids.setdefault(inode, nodeid)
+        self.inodes[nodeid] = inode
+        return inode
+
+    def _holder(self, nodeid: int) -> Index | ScannedRecords:
+        """Who has the record of a node. Raises ESTALE."""
+        number = nodeid >> SHIFT
+        holder = self._index if number == NUMBER else self._scanned.get(number)
+        if holder is None:
+            raise _stale()
+        return holder
+
+    def numbers(self, nodeid: int) -> tuple[int, int]:
+        """The inode numbers of a directory and of the one above."""
+        inode = self.inodes.get(nodeid)
+        if inode is not None:
+            return inode.number, (inode.dentry.parent if inode.dentry is not None else inode).number
+        holder = self._holder(nodeid)
+        above = holder.nodeid_of_parent(_position(nodeid))
+        return holder.item(_position(nodeid))[2], self.numbers(above)[0]
+
     def _count(self, nodeid: int, change: int) -> int:
-        records = self._records.get(nodeid >> SHIFT)
-        return records.count((nodeid & _POSITION) - 1, change) if records is not None else 0
+        number = nodeid >> SHIFT
+        holder = self._index if number == NUMBER else self._scanned.get(number)
+        return holder.count(_position(nodeid), change) if holder is not None else 0
 
     def _forget_record(self, nodeid: int, references: int) -> Inode | None:
         """The inode that loses its one reference, if there is one and the kernel has none of its own any more."""
-        left = self._count(nodeid, -references)
-        inode = self.inodes.get(nodeid)
-        if inode is None or left > 0:
+        if self._count(nodeid, -references) > 0:
             return None
-        self._drop(nodeid, inode)
+        self._of_directory.pop(nodeid, None)
+        inode = self.inodes.get(nodeid)
+        if inode is not None:
+            self._drop(nodeid, inode)
         return inode
+
+
+def _position(nodeid: int) -> int:
+    return (nodeid & _POSITION) - 1

@@ -19,6 +19,7 @@ from unionfs.union.completion import COMPLETE, WHEN
 from unionfs.union.copyup import COPYUP, THRESHOLD
 
 ENGINES = ("auto", "native", "fusepy")
+INDEX = ("auto", "on", "off")
 SYSLOG = b"syslog"
 DEFAULT_SOURCE = b"unionfs"
 
@@ -30,6 +31,7 @@ VALUES = {
     "copyup": "|".join(COPYUP),
     "copyup_threshold": "BYTES",
     "copyup_complete": "|".join(WHEN),
+    "index": "|".join(INDEX),
     "engine": "|".join(ENGINES),
     "log": "FILE|syslog",
     "fsname": "NAME",
@@ -46,7 +48,9 @@ OTHERS_WORDS = (
 """What fstab(5) says to mount(8) and systemd, not to a filesystem: read, and nothing to do."""
 OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
-_CHOICES = {"dialect": tuple(DIALECTS), "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN}
+_CHOICES = {"dialect": tuple(DIALECTS), "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN, "index": INDEX}
+_FIELDS = {"index": "layer_index"}
+"""Where a request's field cannot be named as the option is: a tuple has a method `index`."""
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 _OVERLAYFS = ("is the kernel overlayfs's, and has no meaning here", "leave it out")
@@ -54,7 +58,7 @@ _BRANCHES = ("is another union filesystem's", "write lowerdir=A:B,upperdir=U,wor
 _KNOWN_ELSEWHERE = {
     "remount": ("a mounted union cannot be changed", "unmount it and mount it anew"),
     "metacopy": ("is the kernel overlayfs's", "write copyup=auto: metadata alone is copied for a change of metadata"),
-    **dict.fromkeys(("index", "nfs_export", "redirect_dir", "uuid", "xino"), _OVERLAYFS),
+    **dict.fromkeys(("nfs_export", "redirect_dir", "uuid", "xino"), _OVERLAYFS),
     **dict.fromkeys(("br", "cow", "dirs"), _BRANCHES),
 }
 """Words that people bring along: why they are refused, and what to say in their place."""
@@ -73,6 +77,8 @@ class MountRequest(NamedTuple):
     """None: the dialect's default."""
     copyup_threshold: int = THRESHOLD
     copyup_complete: str = COMPLETE
+    layer_index: str = "auto"
+    """Whether there is to be a layer index: "auto", "on", "off"."""
     allow_other: bool = False
     """Other users may look into the mount; for root it is so anyway."""
     words: tuple[str, ...] = ()
@@ -202,7 +208,7 @@ class _Reader:
 
     def _choice(self, name: str, value: str, choices: Iterable[str]) -> None:
         if value in choices:
-            self.values[name] = value
+            self.values[_FIELDS.get(name, name)] = value
         else:
             hint = did_you_mean(value, choices) or f"write {name}={VALUES[name]}"
             self.fault(f"{name}={value}", f"there is no such {name}", hint)

@@ -14,10 +14,12 @@ time, so ranges are noted, and single additions and subtractions in an array: th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 
 from unionfs.fuse import wire
+from unionfs.fuse.wire import Buffer
 from unionfs.union.attributes import Attributes, Entry
 from unionfs.union.scan import Scanned
 
@@ -28,7 +30,10 @@ _RANGES = 64
 """So many ranges are kept of a directory before they are added up."""
 
 Look = Callable[[Sequence[Scanned]], list[Attributes | None]]
-"""Finds attributes out; None for a name that the kernel has to look up: it gets a record without a node."""
+"""Finds attributes out; None for a name that is no matter of records: it gets one without a node."""
+Node = bytes | tuple[int, Attributes] | None
+LookUp = Callable[[bytes], Node]
+"""Gives the node of a name whose record has none, with a reference."""
 
 
 class Counts:
@@ -41,7 +46,7 @@ class Counts:
         self._single: array[int] | None = None
         self._ranges: list[tuple[int, int]] = []
 
-    def add(self, position: int, count: int) -> None:
+    def _add(self, position: int, count: int) -> None:
         if self._single is None:
             self._single = array("i", bytes(4 * self._size))
         self._single[position] += count
@@ -52,15 +57,53 @@ class Counts:
             ranges, self._ranges = self._ranges, []
             for first, last in ranges:
                 for position in range(first, last):
-                    self.add(position, 1)
+                    self._add(position, 1)
 
-    def of(self, position: int) -> int:
+    def count(self, position: int, change: int = 0) -> int:
+        """How many there are of one, after `change` more."""
+        if change:
+            self._add(position, change)
         single = 0 if self._single is None else self._single[position]
         return single + sum(start <= position < end for start, end in self._ranges)
 
 
-class Records:
-    """One directory's. `nodeid` is the directory's own node. A record is made when it is first asked for."""
+class Records(ABC):
+    """One directory's. A name is known by its position. Not safe to call from several threads: `nodes.py` is."""
+
+    nodeid: int
+    """The directory's own node."""
+
+    @abstractmethod
+    def take(self, start: int, size: int, look_up: LookUp) -> Sequence[Buffer]:
+        """The records from position `start` that fit into `size` bytes, counted as given."""
+
+    @abstractmethod
+    def dirents(self, start: int, size: int) -> bytes:
+        """The same without nodes, as READDIR has them."""
+
+    @abstractmethod
+    def find(self, name: bytes) -> int | None:
+        """The position of a name, if it is in the directory."""
+
+    @abstractmethod
+    def node(self, position: int) -> bytes | None:
+        """The node of a record, as LOOKUP answers it; None where it has none."""
+
+    @abstractmethod
+    def items(self) -> list[tuple[bytes, int, int]]:
+        """Name, type and inode number (0: not known) of all, in order."""
+
+    @abstractmethod
+    def nodeid_at(self, position: int) -> int:
+        """The nodeid of a record."""
+
+    @abstractmethod
+    def count(self, position: int, change: int = 0) -> int:
+        """How many references of the kernel's there are to a record's node, after `change` more."""
+
+
+class ScannedRecords(Records):
+    """Those of a directory that was read by the union. A record is made when it is first asked for."""
 
     def __init__(self, number: int, nodeid: int, scanned: list[Scanned], look: Look) -> None:
         self.nodeid = nodeid
@@ -93,9 +136,9 @@ class Records:
             assert record is not None
         return record
 
-    def take(self, start: int, size: int) -> list[bytes]:
-        """The records from position `start` that fit into `size` bytes."""
+    def take(self, start: int, size: int, look_up: LookUp) -> list[Buffer]:
         made, found = self._made, []
+        position = start
         for position in range(start, len(made)):
             record = made[position]
             if record is None:
@@ -104,44 +147,37 @@ class Records:
             size -= len(record)
             if size < 0:
                 break
-            found.append(record)
+            found.append(wire.with_node(record, look_up) if position in self._without_node else record)
+        self._counts.add_range(start, start + len(found))
         return found
 
-    def without_node(self, start: int, end: int) -> list[int]:
-        """The positions in a range whose records have no node."""
-        return sorted(self._without_node.intersection(range(start, end)))
+    def dirents(self, start: int, size: int) -> bytes:
+        items = (Entry(name, number, kind, 0) for name, kind, number in self.items()[start:])
+        return wire.dirents((item._replace(offset=start + 3 + after) for after, item in enumerate(items)), size)
 
     def find(self, name: bytes) -> int | None:
-        """The position of a name, if it is in the directory."""
         if self._positions is None:
             self._positions = {self.item(position)[0]: position for position in range(len(self._made))}
         return self._positions.get(name)
 
     def node(self, position: int) -> bytes | None:
-        """The node of a record, as LOOKUP answers it; None where the kernel gets none."""
         return wire.node_of(self._record(position))
 
     def item(self, position: int) -> tuple[bytes, int, int]:
-        """Name, type and inode number, which may be 0."""
+        """As of `items`."""
         scanned = self._to_make[position]
         if scanned is None:
             return wire.item_of(self._record(position))
         return scanned[:3]
 
     def items(self) -> list[tuple[bytes, int, int]]:
-        """The same of all, in order."""
         return [self.item(position) for position in range(len(self._made))]
-
-    # References
 
     def nodeid_at(self, position: int) -> int:
         return self.number << SHIFT | position + 1
 
-    def given(self, start: int, end: int) -> None:
-        self._counts.add_range(start, end)
+    def nodeid_of_parent(self, position: int) -> int:
+        return self.nodeid
 
     def count(self, position: int, change: int = 0) -> int:
-        """How many references of the kernel's there are to a record's node, after `change` more."""
-        if change:
-            self._counts.add(position, change)
-        return self._counts.of(position)
+        return self._counts.count(position, change)

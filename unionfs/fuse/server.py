@@ -24,6 +24,7 @@ from unionfs.fuse.affinity import EVERY, Affinity
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.device import Device
 from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
+from unionfs.fuse.index import Index
 from unionfs.fuse.wire import Reply, Request, WireError
 from unionfs.union.operations import Inode, Operations
 
@@ -34,9 +35,11 @@ HELPERS = 8
 class Server:
     """One connection and its service."""
 
-    def __init__(self, operations: Operations, device: Device) -> None:
+    def __init__(self, operations: Operations, device: Device, index: Index | None = None) -> None:
         self._device = device
         self._connection = Connection(operations)
+        if index is not None:
+            self._connection.nodes.use(index)
         self._connection.interrupt = self._interrupt
         self._connection.passthrough.connection = device.descriptor
         operations.tell_of_changes(self._changed)

@@ -227,6 +227,8 @@ _NODE_SIZE = _DIRENT_HEAD.size + _ATTRIBUTES.size
 _INO = Struct("=Q")
 _NO_NODE = bytes(_NODE_SIZE)
 _NAME = _NODE_SIZE + _DIRENT.size
+RECORD_LAYOUT = f"{_DIRENT_HEAD.format} {_ATTRIBUTES.format} {_DIRENT.format} {VALID}"
+"""All that kept records depend on; other ones cannot be read."""
 _STATX_BASIC, _STATX_BTIME = 0x7FF, 0x800
 
 
@@ -358,6 +360,15 @@ def dirent_plus(item: Entry, found: bytes | tuple[int, Attributes] | None) -> by
 
 
 # --- records: entries of READDIRPLUS that were kept
+
+
+def with_node(record: Buffer, look_up: Callable[[bytes], bytes | tuple[int, Attributes] | None]) -> Buffer:
+    """The record; one without a node with that which `look_up` gives for its name."""
+    if record[:_NODE_SIZE] != _NO_NODE:
+        return record
+    number, after, length, kind = _DIRENT.unpack_from(record, _NODE_SIZE)
+    name = bytes(record[_NAME : _NAME + length])
+    return dirent_plus(Entry(name, number, kind, after), look_up(name))
 
 
 def node_of(record: Buffer) -> bytes | None:

@@ -195,6 +195,12 @@ class Directory:
                 self.names = {}
         return self.names
 
+    def forget_names(self) -> None:
+        """Whoever goes through a whole layer has done with this directory: its names can be read again."""
+        if self.parent is not None:
+            self.names, self.numbers = None, {}
+            self.close()
+
     def _read_entries(self) -> dict[bytes, int]:
         names: dict[bytes, int] = {}
         fd = self.open_for_reading()

@@ -34,8 +34,13 @@ class Scanned(NamedTuple):
 
 class Scan:
     def __init__(self, inodes: Inodes, tree: threading.RLock) -> None:
+        self.root = inodes.root
         self.dialect = inodes.stack.dialect
         self.tree = tree
+
+    def lower_roots(self) -> list[Directory]:
+        """The lower layers' parts of the root."""
+        return self.root.lowers
 
     @staticmethod
     def is_lower(inode: Inode) -> bool:
@@ -65,6 +70,15 @@ class Scan:
                     last, fd = where, where.fd
                 found.append(_attributes(where, fd, name))
         return found
+
+    def goes_on(self, parent: Inode, name: bytes, inode: Inode) -> bool:
+        """Whether the lower part of a directory is just what the lower part of its parent has under its name, and not
+        cut off (opaque) or elsewhere (redirect)."""
+        with self.tree:
+            if not isinstance(parent, DirInode) or not isinstance(inode, DirInode):
+                return False
+            lowers = inode.lowers
+            return bool(lowers) and lowers[0].name == name and lowers[0].parent in parent.lowers
 
     def hides(self, inode: Inode, name: bytes) -> bool:
         """Whether the upper has anything to say of `name` in a directory: an object, or a whiteout."""
