@@ -35,8 +35,9 @@ SUBJECTS: list[tuple[str, ...]] = [
     ("model", ""), ("kernel", "overlay"), ("core", "aufs"), ("core", "overlay"),
     ("native", "aufs"), ("native", "overlay"), ("fusepy", "aufs"), ("fusepy", "overlay"),
     ("core", "aufs", "block"), ("core", "overlay", "auto"), ("native", "aufs", "block"),
+    ("native", "aufs", "index"), ("native", "overlay", "index"),
 ]  # fmt: skip
-"""Kind and dialect; then how files are copied up, where it is not the default and where size does not matter."""
+"""Kind and dialect; then what is not the default: how files are copied up (of any size), or the layer index."""
 
 
 def kinds_of(words: Sequence[str]) -> set[str]:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,18 +33,21 @@ class Mounter:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        self.cache = tempfile.TemporaryDirectory(prefix="unionfs-cache-")
 
     def mount(self, subject: Ours, log: Path) -> int:
         """Mount it; the daemon's process id."""
         if self.process is None:
             command = [sys.executable, "-m", "tests.contract.mounter"]
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            cache = {"UNIONFS_CACHE": self.cache.name}
+            self.process = subprocess.Popen(command, cwd=ROOT, text=True, env={**os.environ, **cache}, **pipes)
         assert self.process.stdin is not None and self.process.stdout is not None
         request = {
             "engine": subject.kind, "point": str(subject.point), "log": str(log), "dialect": subject.dialect,
             "lower": list(map(str, subject.lowers)),
             "upper": subject.upper and str(subject.upper), "work": subject.work and str(subject.work),
-            "copying": subject.copying,
+            "copying": subject.copying, "serving": {"index": "on"} if subject.way == "index" else {},
         }  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -56,6 +60,7 @@ class Mounter:
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
             self.process.wait()
+        self.cache.cleanup()
 
 
 def main() -> None:
@@ -69,7 +74,8 @@ def main() -> None:
         names = ("lower", "upper", "work", "dialect")
         union = Operations(**{name: request[name] for name in names}, **request["copying"])
         read_only = () if request["upper"] else ("ro",)
-        mount.serve(union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready)
+        point, how = os.fsencode(request["point"]), request["serving"]
+        mount.serve(union, point, engine=request["engine"], flags=read_only, ready=ready, **how)
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

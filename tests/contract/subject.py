@@ -29,6 +29,7 @@ import unionfs
 from tests.contract import layers
 from tests.contract.mounter import Mounter
 from tests.model import ANY, NOW, UTIME_NOW, Model
+from unionfs.union.copyup import COPYUP
 
 Path = str | bytes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +134,8 @@ class Subject:
     """A union of real layers. `lowers` topmost first; `upper` and `work` are None in a read-only one."""
 
     kind = ""
-    copyup: str | None = None
+    way: str | None = None
+    """In which way the union is not the default one: how files are copied up, or "index"."""
     """How files are copied up; where this is said, those of any size."""
 
     def __init__(self, lowers: Sequence[FilePath], upper: FilePath | None, work: FilePath | None, dialect: str) -> None:
@@ -141,7 +143,7 @@ class Subject:
 
     @property
     def copying(self) -> dict[str, Any]:
-        return {"copyup": self.copyup, "copyup_threshold": 1} if self.copyup else {}
+        return {"copyup": self.way, "copyup_threshold": 1} if self.way in COPYUP else {}
 
     @property
     def name(self) -> str:
@@ -444,5 +446,5 @@ def subject_of(
         subject = MOUNTED[kind[0]](*places, kind[1], directory("merged"))
         if isinstance(subject, Ours):
             subject.mounter = mounter
-    subject.copyup = kind[2] if len(kind) > 2 else None
+    subject.way = kind[2] if len(kind) > 2 else None
     return subject

@@ -29,6 +29,7 @@ from bisect import bisect_right
 from typing import Any, Literal
 
 from unionfs.fuse import wire
+from unionfs.fuse.protocol import ROOT_ID
 from unionfs.fuse.records import SHIFT, Counts, LookUp, Records
 from unionfs.fuse.wire import Buffer
 
@@ -71,6 +72,8 @@ class Index:
         self.flags = self._section("flags", "B")
         self._names = self._section("names", "I")
         self._counts: dict[int, Counts] = {}
+        self.known_as: dict[int, int] = {0: ROOT_ID}
+        """Nodes of directories that the kernel knows by another nodeid, since the upper had them from the beginning."""
 
     def _section(self, name: str, kind: Literal["B", "I", "Q"]) -> memoryview:
         start, size = self.header["sections"][name]
@@ -100,7 +103,8 @@ class Index:
         return wire.item_of(self.record(position + 1))
 
     def nodeid_of_parent(self, position: int) -> int:
-        return self.nodeid(self.parents[position + 1])
+        parent = self.parents[position + 1]
+        return self.known_as.get(parent) or self.nodeid(parent)
 
     def count(self, position: int, change: int = 0) -> int:
         parent = self.parents[position + 1]
@@ -113,9 +117,9 @@ class Index:
             counts = self._counts[parent] = Counts(self.sizes[parent])
         return counts
 
-    def nodeid(self, node: int) -> int:
-        """The root's is that of the mount's root, which is in the upper too."""
-        return NUMBER << SHIFT | node if node else 1
+    @staticmethod
+    def nodeid(node: int) -> int:
+        return NUMBER << SHIFT | node
 
     def has_no_xattrs(self, nodeid: int) -> bool:
         return nodeid >> SHIFT == NUMBER and not self.flags[nodeid & (1 << SHIFT) - 1] & HAS_XATTRS
@@ -168,7 +172,13 @@ class IndexedRecords(Records):
 
     def below(self, position: int, nodeid: int) -> IndexedRecords:
         """The records of a directory in this one, which the kernel knows by another nodeid than the index's."""
+        self.index.known_as[self._first + position] = nodeid
         return IndexedRecords(self.index, self._first + position, nodeid)
+
+    def forgotten(self) -> None:
+        """The kernel has let the directory go."""
+        if self.index.known_as.get(self.node_number) == self.nodeid != ROOT_ID:
+            del self.index.known_as[self.node_number]
 
     def nodeid_at(self, position: int) -> int:
         return self.index.nodeid(self._first + position)

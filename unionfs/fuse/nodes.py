@@ -137,6 +137,8 @@ class Nodes:
         records = self._of_directory.pop(nodeid, None)
         if isinstance(records, ScannedRecords):
             del self._scanned[records.number]
+        elif isinstance(records, IndexedRecords):
+            records.forgotten()
 
     def nodeid_of(self, inode: Inode) -> int | None:
         """The nodeid under which the kernel knows `inode`."""
