@@ -157,14 +157,21 @@ def readlink(c: Connection, request: Request) -> bytes:
 # --- attributes
 
 
-def getattr_(c: Connection, request: Request, flags: int, fh: int) -> Attributes:
+def getattr_(c: Connection, request: Request, flags: int, fh: int) -> bytes | Attributes:
+    node = c.nodes.unused(request.nodeid)
+    if node is not None:
+        return node
+    return _getattr(c, request, flags, fh)
+
+
+def _getattr(c: Connection, request: Request, flags: int, fh: int) -> Attributes:
     handle = c.handles[fh] if flags & protocol.GETATTR_FH else None
     return c.operations.getattr(c.inodes[request.nodeid], handle)
 
 
 def statx(c: Connection, request: Request, flags: int, fh: int) -> tuple[Attributes, int | None]:
     inode = c.inodes[request.nodeid]
-    return getattr_(c, request, flags, fh), c.operations.birth_time(inode)
+    return _getattr(c, request, flags, fh), c.operations.birth_time(inode)
 
 
 def setattr_(

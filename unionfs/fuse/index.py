@@ -102,6 +102,9 @@ class Index:
         """Name, type and inode number."""
         return wire.item_of(self.record(position + 1))
 
+    def node_at(self, position: int) -> bytes | None:
+        return wire.node_of(self.record(position + 1))
+
     def nodeid_of_parent(self, position: int) -> int:
         parent = self.parents[position + 1]
         return self.known_as.get(parent) or self.nodeid(parent)

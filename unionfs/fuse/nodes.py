@@ -158,6 +158,13 @@ class Nodes:
         """Whether an object surely has no extended attributes, and no inode to ask."""
         return self._index is not None and nodeid not in self.inodes and self._index.has_no_xattrs(nodeid)
 
+    def unused(self, nodeid: int) -> bytes | None:
+        """What the record of a node says, as long as no request needed the inode."""
+        if nodeid < 1 << SHIFT or nodeid in self.inodes:
+            return None
+        with self._lock:
+            return self._holder(nodeid).node_at(_position(nodeid))
+
     def records_for_lookup(self, nodeid: int) -> Records | None:
         """The records of a directory, if it has any, or so many names were looked up in it that it is worth while."""
         records = self._of_directory.get(nodeid) or self._indexed(nodeid)

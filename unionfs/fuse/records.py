@@ -125,7 +125,7 @@ class ScannedRecords(Records):
                 node = None
             else:
                 node = self.nodeid_at(position), attributes
-            self._made[position] = wire.dirent_plus(Entry(item.name, item.number, item.kind, position + 3), node)
+            self._made[position] = wire.dirent_plus((item[0], item[2], item[1], position + 3), node)
             self._to_make[position] = None
 
     def _record(self, position: int) -> bytes:
@@ -152,8 +152,11 @@ class ScannedRecords(Records):
         return found
 
     def dirents(self, start: int, size: int) -> bytes:
-        items = (Entry(name, number, kind, 0) for name, kind, number in self.items()[start:])
-        return wire.dirents((item._replace(offset=start + 3 + after) for after, item in enumerate(items)), size)
+        return wire.dirents(map(self._entry, range(start, len(self._made))), size)
+
+    def _entry(self, position: int) -> Entry:
+        name, kind, number = self.item(position)
+        return Entry(name, number, kind, position + 3)
 
     def find(self, name: bytes) -> int | None:
         if self._positions is None:
@@ -162,6 +165,8 @@ class ScannedRecords(Records):
 
     def node(self, position: int) -> bytes | None:
         return wire.node_of(self._record(position))
+
+    node_at = node
 
     def item(self, position: int) -> tuple[bytes, int, int]:
         """As of `items`."""

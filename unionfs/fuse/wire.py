@@ -254,7 +254,10 @@ def _attributes(a: Attributes) -> bytes:
     )  # fmt: skip
 
 
-def attributes(unique: int, result: Attributes) -> bytes:
+def attributes(unique: int, result: bytes | Attributes) -> bytes:
+    """Attributes, perhaps those of the node of a record."""
+    if isinstance(result, bytes):
+        return _ATTR_HEAD.pack(_ATTR_SIZE, 0, unique, VALID, 0, 0) + result[_DIRENT_HEAD.size :]
     return _ATTR_HEAD.pack(_ATTR_SIZE, 0, unique, VALID, 0, 0) + _attributes(result)
 
 
@@ -346,15 +349,15 @@ def dirent_plus_size(name: bytes) -> int:
     return _NODE_SIZE + _DIRENT.size + (len(name) + 7 & ~7)
 
 
-def dirent_plus(item: Entry, found: bytes | tuple[int, Attributes] | None) -> bytes:
-    """One entry of READDIRPLUS. `found` is its node, whose reference is counted, or None: the kernel looks it up."""
+def dirent_plus(item: tuple[bytes, int, int, int], found: bytes | tuple[int, Attributes] | None) -> bytes:
+    """One entry of READDIRPLUS, of an Entry and its node, whose reference is counted; None: the kernel looks it up."""
+    name, number, kind, after = item
     if found is None:
-        node, number = _NO_NODE, item.ino
+        node = _NO_NODE
     elif isinstance(found, bytes):
         node, number = found, _INO.unpack_from(found, _DIRENT_HEAD.size)[0]
     else:
         node, number = _DIRENT_HEAD.pack(found[0], 0, VALID, VALID, 0, 0) + _attributes(found[1]), found[1].ino
-    name, _, kind, after = item
     length = len(name)
     return node + _DIRENT.pack(number, after, length, kind) + name + bytes(-length & 7)
 

@@ -12,7 +12,6 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from unionfs.layer.layer import Directory
 from unionfs.union.attributes import Attributes
@@ -23,13 +22,8 @@ from unionfs.union.listing import merge, shown_number
 _DT_DIR = stat.S_IFDIR >> 12
 
 
-class Scanned(NamedTuple):
-    """A name, its type (DT_*), its object's inode number (0: not known yet) and the real directory that gives it."""
-
-    name: bytes
-    kind: int
-    number: int
-    where: Directory
+Scanned = tuple[bytes, int, int, Directory]
+"""A name, its type (DT_*), its object's inode number (0: not known yet) and the real directory that gives it."""
 
 
 class Scan:
@@ -53,7 +47,7 @@ class Scan:
             if not isinstance(inode, DirInode) or not self.is_lower(inode):
                 return None
             merged = merge(self.dialect, inode.directories).items()
-            return [Scanned(name, kind, shown_number(where, name), where) for name, (where, kind) in merged]
+            return [(name, kind, shown_number(where, name), where) for name, (where, kind) in merged]
 
     def plain(self, inode: Inode, scanned: Sequence[Scanned]) -> list[Attributes | None]:
         """The attributes of names in it that are plain; None for others, which have to be looked up: directories,
