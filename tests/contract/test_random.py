@@ -21,6 +21,7 @@ TOGETHER = {
     "core-overlay without data": ([("core", "overlay", "auto")], 60),
     "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 150),
     "native-aufs": ([("native", "aufs")], 20),
+    "native-aufs with the index": ([("native", "aufs", "index")], 20),
     "native-overlay": ([("native", "overlay")], 20),
     "fusepy-aufs": ([("fusepy", "aufs")], 10),
     "fusepy-overlay": ([("fusepy", "overlay")], 10),
