@@ -69,7 +69,7 @@ def _no_progress() -> AbstractContextManager[Callable[[int], None]]:
 
 def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
-    allow_other: bool | None = None, debug: bool = False, index: str = "auto",
+    allow_other: bool | None = None, debug: bool = False, index: str = "off",
     ready: Callable[[], None] = lambda: None, progress: Progress = _no_progress,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.

@@ -206,7 +206,9 @@ class Nodes:
         if not isinstance(records, IndexedRecords) or not inode.is_dir or nodeid in self._of_directory:
             return
         position = records.find(name)
-        if position is not None and self._operations.scan.goes_on(self.inodes[records.nodeid], name, inode):
+        if position is None or records.node(position) is None:
+            return
+        if self._operations.scan.goes_on(self.inodes[records.nodeid], name, inode):
             self._of_directory[nodeid] = records.below(position, nodeid)
 
     def give(self, records: Records, name: bytes) -> bytes | None:

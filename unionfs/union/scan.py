@@ -71,8 +71,8 @@ class Scan:
         with self.tree:
             if not isinstance(parent, DirInode) or not isinstance(inode, DirInode):
                 return False
-            lowers = inode.lowers
-            return bool(lowers) and lowers[0].name == name and lowers[0].parent in parent.lowers
+            above, lowers = parent.lowers, inode.lowers
+            return bool(lowers) and all(lower.name == name and lower.parent in above for lower in lowers)
 
     def hides(self, inode: Inode, name: bytes) -> bool:
         """Whether the upper has anything to say of `name` in a directory: an object, or a whiteout."""
