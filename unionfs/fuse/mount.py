@@ -124,7 +124,7 @@ def check_mountpoint(mountpoint: bytes) -> bytes:
 
 
 def _index(union: Operations, word: str, progress: Progress) -> Index | None:
-    if not indexing.is_wanted(word, union.stack):
+    if word == "off" or not indexing.is_wanted(word, union.stack):
         return None
     try:
         with progress() as tell:
