@@ -115,8 +115,8 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity"),
-        *("more_dentries", "nlink_extra", "temporary"),
+        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "is_whole", "location"),
+        *("lower_identity", "more_dentries", "nlink_extra", "temporary"),
     )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
@@ -125,6 +125,8 @@ class FileInode(Inode):
         self.in_upper = in_upper
         self.has_origin = False
         """Whether it is a copy of a lower object."""
+        self.is_whole = False
+        """Whether the upper is known to have all its data; once it has, it always will. False says nothing."""
         self.temporary = False
         """Made without a name (O_TMPFILE), so that it may be given one."""
         self.data: PartialFile | None = None
@@ -162,6 +164,10 @@ class FileInode(Inode):
             self.more_dentries.append(dentry)
 
     def remove_dentry(self, dentry: Dentry) -> None:
+        if self.more_dentries is None:
+            if self.dentry is dentry:
+                self.dentry = None
+            return
         rest = [other for other in self.dentries() if other is not dentry]
         self.dentry = rest[0] if rest else None
         self.more_dentries = rest[1:] or None
@@ -329,6 +335,7 @@ class Inodes:
         """The inode of an object that was just made in the upper."""
         layer = location.directory.layer
         inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, True)
+        inode.is_whole = True
         self.register(inode, identity(layer, st.st_ino))
         return inode
 
