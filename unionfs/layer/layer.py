@@ -97,6 +97,8 @@ class Directory:
 
     def with_other(self, other: Directory) -> tuple[int, int]:
         """The descriptors of two directories, both valid: opening the second may have closed the first."""
+        if other is self:
+            return self.fd, self._fd
         while True:
             fds = self.fd, other.fd
             if fds == (self._fd, other._fd):

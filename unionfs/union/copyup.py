@@ -116,6 +116,7 @@ class CopyUp:
             raise
         made.relocate(dentry.parent.upper, dentry.name)
         inode.directories.insert(0, made)
+        inode.in_upper = True
 
     def _put(self, copy: Location, parent: Directory, dentry: Dentry) -> None:
         """Publish a copy under its name. The parent's times are not those of a change that a user made."""

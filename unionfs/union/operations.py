@@ -96,7 +96,7 @@ class Operations:
 
     def _node(self, inode: Inode, st: os.stat_result | None = None) -> Node:
         """One more reference. `st`: the attributes of the real object, if they are known."""
-        attributes = of(inode, st or inode.location.stat())
+        attributes = of(inode, st or inode.stat())
         inode.references += 1
         return inode, attributes
 
@@ -161,7 +161,7 @@ class Operations:
         if isinstance(handle, FileHandle):
             return of(inode, os.fstat(handle.fd))
         with self._tree:
-            return of(inode, inode.location.stat())
+            return of(inode, inode.stat())
 
     def birth_time(self, inode: Inode) -> int | None:
         """When the object was made, in nanoseconds; None where the layer's filesystem does not keep it (statx(2))."""
@@ -181,7 +181,7 @@ class Operations:
             change = self._cut(inode, change)
         with self._data.untouched(inode), self._tree:
             change_attributes(inode, change, handle.fd if handle is not None else None)
-            return of(inode, inode.location.stat())
+            return of(inode, inode.stat())
 
     def _cut(self, inode: FileInode, change: Change) -> Change:
         """A partly copied file is cut or made longer by its own rules; what is then left to be changed."""

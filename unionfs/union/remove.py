@@ -71,7 +71,11 @@ class Removal:
         return bool(lowers) and (not dentry.in_upper or find(self.stack, lowers, dentry.name) is not None)
 
     def hold(self, dentry: Dentry) -> None:
-        """Keep the object within reach: its name is about to go."""
+        """Keep the object within reach: its name is about to go.
+
+        Also a file that nobody has open: a descriptor of O_PATH or a bind mount of it is no more than a reference, and
+        it can be opened by that.
+        """
         inode, parent = dentry.inode, dentry.parent
         if isinstance(inode, DirInode):
             if inode.in_upper:
