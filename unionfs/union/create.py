@@ -104,7 +104,7 @@ class Creation:
         try:
             held = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
             location = Location(upper, b"", held)
-            st = self._own(location, wanted)
+            st = self._own(location, wanted) or location.stat()
             inode = self.inodes.new_file(location, st)
         except BaseException:
             os.close(fd)
@@ -147,11 +147,11 @@ class Creation:
         wanted = self._wanted(parent, mode, caller)
         location = Location(upper, name)
         if (hidden and self.dialect.in_place) or not wanted.ours:
-            made = self._aside(upper, name, wanted, hidden, build)
-            return made, location, location.stat()
+            made, st = self._aside(location, wanted, hidden, build)
+            return made, location, st
         made = build(upper, name, stat.S_IMODE(wanted.mode))
         try:
-            st = self._own(location, wanted)
+            st = self._own(location, wanted) or location.stat()
         except BaseException:
             self._undo(made, upper, name)
             raise
@@ -159,22 +159,32 @@ class Creation:
             self.dialect.unhide(upper, name)
         return made, location, st
 
-    def _aside(self, upper: Directory, name: bytes, wanted: Wanted, hidden: bool, build: Build[Built]) -> Built:
+    def _aside(
+        self, place: Location, wanted: Wanted, hidden: bool, build: Build[Built]
+    ) -> tuple[Built, os.stat_result]:
+        """Build the object in the work directory and give it its place."""
         work = self.copyup.work
+        if wanted.acl is None:
+            return self._published(work.area, place, wanted, hidden, build)
         with work.room(wanted.acl) as room:
-            aside = work.temporary_name()
-            made = build(room, aside, stat.S_IMODE(wanted.mode))
-            try:
-                self._own(Location(room, aside), wanted)
-                is_dir = stat.S_ISDIR(wanted.mode)
-                if hidden:
-                    self.dialect.publish(room, aside, upper, name, is_dir)
-                else:
-                    room.move(aside, upper, name)
-            except BaseException:
-                self._undo(made, room, aside)
-                raise
-        return made
+            return self._published(room, place, wanted, hidden, build)
+
+    def _published(
+        self, room: Directory, place: Location, wanted: Wanted, hidden: bool, build: Build[Built]
+    ) -> tuple[Built, os.stat_result]:
+        """Its attributes are asked for at the end: to be given its place is a change too, and has its time."""
+        upper, name, aside = place.directory, place.name, self.copyup.work.temporary_name()
+        made = build(room, aside, stat.S_IMODE(wanted.mode))
+        try:
+            self._own(Location(room, aside), wanted)
+            if hidden:
+                self.dialect.publish(room, aside, upper, name, stat.S_ISDIR(wanted.mode))
+            else:
+                room.move(aside, upper, name)
+            return made, place.stat()
+        except BaseException:
+            self._undo(made, room, aside)
+            raise
 
     def _undo(self, made: object, directory: Directory, name: bytes) -> None:
         if isinstance(made, int):
@@ -205,19 +215,21 @@ class Creation:
         ours = caller.uid == self._user and (group is not None or caller.gid == self._group)
         return Wanted(mode, caller.uid, caller.gid if group is None else group, acl, ours)
 
-    def _own(self, location: Location, wanted: Wanted) -> os.stat_result:
-        """Set what the making left different; chown(2) takes setuid bits away, so the mode comes last."""
+    def _own(self, location: Location, wanted: Wanted) -> os.stat_result | None:
+        """Set what the making left different; chown(2) takes setuid bits away, so the mode comes last. The object's
+        attributes, if nothing was different."""
         st = location.stat()
-        if (st.st_uid, st.st_gid, st.st_mode) == (wanted.uid, wanted.gid, wanted.mode):
+        owned = (st.st_uid, st.st_gid) == (wanted.uid, wanted.gid)
+        if owned and st.st_mode == wanted.mode:
             return st
-        if (st.st_uid, st.st_gid) != (wanted.uid, wanted.gid):
+        if not owned:
             location.chown(wanted.uid, wanted.gid)
-            st = location.stat()
         mode = self._mode(st, wanted)
-        if stat.S_IMODE(st.st_mode) != mode and not stat.S_ISLNK(st.st_mode):
-            location.chmod(mode)
-            st = location.stat()
-        return st
+        taken = 0 if owned else mode & (stat.S_ISUID | stat.S_ISGID)
+        if stat.S_ISLNK(st.st_mode) or (stat.S_IMODE(st.st_mode) == mode and not taken):
+            return st if owned else None
+        location.chmod(mode)
+        return None
 
     @staticmethod
     def _mode(st: os.stat_result, wanted: Wanted) -> int:
