@@ -244,3 +244,30 @@ def test_a_program_runs_from_it(union):
     assert os.waitstatus_to_exitcode(os.spawnv(os.P_WAIT, u.at("bin/true"), ["true"])) == 0
     u.chmod("bin/true", 0o700)
     assert os.waitstatus_to_exitcode(os.spawnv(os.P_WAIT, u.at("bin/true"), ["true"])) == 0
+
+
+@subjects("native", "kernel")
+def test_a_file_without_a_name_that_nobody_has_open(union):
+    """Whoever refers to it (a descriptor of O_PATH, a bind mount of the file, a working directory) can still open and
+    change it."""
+    u = union([{"low": b"low", "d/x": b""}], {"up": b"up", "replaced": b"replaced", "by": b"", "one": b"one"})
+    u.link("one", "two")
+    names = ("low", "up", "replaced", "one")
+    held = {name: os.open(u.at(name), os.O_PATH) for name in (*names, "d")}
+    for name in ("low", "up", "one", "two", "d/x"):
+        u.unlink(name)
+    u.rename("by", "replaced")
+    u.rmdir("d")
+    for name in names:
+        path = f"/proc/self/fd/{held[name]}"
+        assert os.fstat(held[name]).st_nlink == 0 or name == "low"  # where the kernel's overlayfs says 1
+        with open(path, "rb") as file:
+            assert file.read() == name.encode()
+    for name in ("up", "d"):
+        os.chmod(f"/proc/self/fd/{held[name]}", 0o700)
+        assert stat.S_IMODE(os.fstat(held[name]).st_mode) == 0o700
+    assert os.listdir(f"/proc/self/fd/{held['d']}") == []
+    for fd in held.values():
+        os.close(fd)
+    fails(errno.ENOENT, u.stat, "up")
+    assert u.read_bytes("replaced") == b""

@@ -11,7 +11,7 @@ import pytest
 
 from unionfs.layer.layer import Directory
 from unionfs.layer.stack import Stack
-from unionfs.layer.whiteout import WHITEOUT, Dialect, Name
+from unionfs.layer.whiteout import WHITEOUT, Dialect
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes and device nodes")
 
@@ -163,7 +163,7 @@ def test_the_kernels_other_whiteout_is_read(overlay: Layers, tmp_path: Path) -> 
 def test_renaming_leaves_a_whiteout(layers: Layers) -> None:
     (layers.path / "old").write_text("x")
     layers.dialect.whiteout(layers.upper, b"new", layers.work)
-    old, new = Name(layers.upper, b"old"), Name(layers.upper, b"new")
+    old, new = (layers.upper, b"old"), (layers.upper, b"new")
     layers.dialect.move(old, new, False, True, layers.work)
     upper = layers.again()
     assert layers.dialect.find(upper, b"old") is WHITEOUT
@@ -176,7 +176,7 @@ def test_renaming_leaves_a_whiteout(layers: Layers) -> None:
 def test_a_directory_takes_the_place_of_a_whiteout(layers: Layers, leave: bool) -> None:
     (layers.path / "old").mkdir()
     layers.dialect.whiteout(layers.upper, b"new", layers.work)
-    layers.dialect.move(Name(layers.upper, b"old"), Name(layers.upper, b"new"), True, leave, layers.work)
+    layers.dialect.move((layers.upper, b"old"), (layers.upper, b"new"), True, leave, layers.work)
     assert layers.dialect.read(layers.again()) == ({b"new": 4}, {b"old"} if leave else set())
 
 

@@ -55,7 +55,7 @@ class Layer:
 class Directory:
     """One real directory of one layer. Its name and parent follow every rename made through `move`."""
 
-    __slots__ = ("_fd", "layer", "marks", "name", "names", "numbers", "parent", "pinned", "probes")
+    __slots__ = ("_fd", "layer", "marks", "name", "names", "numbers", "parent", "pinned", "probes", "recent")
 
     def __init__(self, layer: Layer, parent: Directory | None, name: bytes, fd: int = -1) -> None:
         self.layer = layer
@@ -63,6 +63,8 @@ class Directory:
         self.name = name
         self._fd = fd
         self.pinned = parent is None
+        self.recent = True
+        """Whether the descriptor was used of late (see `descriptors.py`)."""
         self.names: dict[bytes, int] | None = None
         """The raw names with their types (DT_*), own marks included, once they were read; kept true by every change."""
         self.numbers: dict[bytes, int] = {}
@@ -74,10 +76,9 @@ class Directory:
     @property
     def fd(self) -> int:
         """An O_PATH descriptor, valid until another directory's is asked for. ENOENT or ENOTDIR when it is gone."""
+        self.recent = True
         if self._fd < 0:
             self._open()
-        if not self.pinned:
-            self.layer.opened.use(self)
         return self._fd
 
     def _open(self) -> None:
@@ -91,11 +92,13 @@ class Directory:
             if os.fstat(directory._fd).st_dev != self.layer.device:
                 directory._stay_on_the_layer()
             if not directory.pinned:
-                self.layer.opened.use(directory)
+                self.layer.opened.add(directory)
             above = directory
 
     def with_other(self, other: Directory) -> tuple[int, int]:
         """The descriptors of two directories, both valid: opening the second may have closed the first."""
+        if other is self:
+            return self.fd, self._fd
         while True:
             fds = self.fd, other.fd
             if fds == (self._fd, other._fd):
@@ -269,23 +272,18 @@ class Directory:
 
     def move(self, name: bytes, target: Directory, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). The caller updates the `Directory` objects that moved (`relocate`)."""
-        for directory, changed in ((self, name), (target, new_name)):
-            directory.changing("rename", changed)
+        self.changing("rename", name)
+        target.changing("rename", new_name)
         source, destination = self.with_other(target)
         files.rename(source, name, destination, new_name, flags)
-        kind, other = self._type_of(name), target._type_of(new_name)
+        kind = None if self.names is None else self.names.get(name)
         if flags & files.RENAME_EXCHANGE:
-            self._now(name, other)
-            target._now(new_name, kind)
-            return
-        if flags & files.RENAME_WHITEOUT:
+            self._now(name, None if target.names is None else target.names.get(new_name))
+        elif flags & files.RENAME_WHITEOUT:
             self._now(name, stat.S_IFCHR >> 12)
         else:
             self.forgotten(name)
         target._now(new_name, kind)
-
-    def _type_of(self, name: bytes) -> int | None:
-        return None if self.names is None else self.names.get(name)
 
     def _now(self, name: bytes, kind: int | None) -> None:
         """`name` is there with the type `kind`; when that is not known the names are read again at need."""
@@ -312,7 +310,7 @@ class Directory:
         self.layer.opened.discard(self)
         self.parent, self.name, self.layer = parent, name, parent.layer
         if self._fd >= 0 and not self.pinned:
-            self.layer.opened.use(self)
+            self.layer.opened.add(self)
 
 
 def remove_tree(directory: Directory, name: bytes) -> None:

@@ -23,7 +23,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
@@ -43,9 +43,8 @@ _UNKNOWN: Final = object()
 _DT_DIR, _DT_CHR, _DT_REG = stat.S_IFDIR >> 12, stat.S_IFCHR >> 12, stat.S_IFREG >> 12
 
 
-class Name(NamedTuple):
-    directory: Directory
-    name: bytes
+Name = tuple[Directory, bytes]
+"""A name in a directory."""
 
 
 class Dialect:
@@ -221,9 +220,10 @@ class Aufs(Dialect):
             directory.unlink(self.MARK + name)
 
     def move(self, old: Name, new: Name, is_dir: bool, leave: bool, work: WorkDirectory) -> None:
-        if leave and not self.hides(*old):
-            work.link_whiteout(_empty_file, old.directory, self.MARK + old.name)
-        old.directory.move(old.name, *new)
+        directory, name = old
+        if leave and not self.hides(directory, name):
+            work.link_whiteout(_empty_file, directory, self.MARK + name)
+        directory.move(name, *new)
         self.unhide(*new)
 
     def cut_off(self, directory: Directory, name: bytes, fresh: Directory, work: WorkDirectory) -> None:
@@ -340,18 +340,19 @@ class Overlay(Dialect):
             room.unlink(aside)
 
     def move(self, old: Name, new: Name, is_dir: bool, leave: bool, work: WorkDirectory) -> None:
+        directory, name = old
         if is_dir and self.hides(*new):
-            old.directory.move(old.name, *new, files.RENAME_EXCHANGE)
+            directory.move(name, *new, files.RENAME_EXCHANGE)
             if not leave:
-                old.directory.unlink(old.name)
+                directory.unlink(name)
         else:
-            old.directory.move(old.name, *new, files.RENAME_WHITEOUT if leave else 0)
+            directory.move(name, *new, files.RENAME_WHITEOUT if leave else 0)
 
     def cut_off(self, directory: Directory, name: bytes, fresh: Directory, work: WorkDirectory) -> None:
         self.set_opaque(fresh)
 
     def set_opaque(self, directory: Directory) -> None:
-        if self._opaque_value(directory) != b"y":
+        if directory.marks.get("opaque value") != b"y":
             directory.here.setxattr(self.base + b"opaque", b"y")
         directory.marks["opaque value"] = b"y"
         directory.marks["opaque"] = True
@@ -362,10 +363,15 @@ class Overlay(Dialect):
 
 
 def remove_object(directory: Directory, name: bytes, found: os.stat_result, work: WorkDirectory) -> None:
-    """Remove this layer's object; a directory may still hold marks, and goes by way of the work directory."""
-    if not stat.S_ISDIR(found.st_mode):
+    """Remove this layer's object; a directory may still hold marks, and then goes by way of the work directory."""
+    if stat.S_ISDIR(found.st_mode):
+        remove_directory(directory, name, work)
+    else:
         directory.unlink(name)
-        return
+
+
+def remove_directory(directory: Directory, name: bytes, work: WorkDirectory) -> None:
+    """The same, of what is known to be a directory."""
     try:
         directory.rmdir(name)
     except OSError:

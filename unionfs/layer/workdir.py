@@ -72,11 +72,8 @@ class WorkDirectory:
         self.remove(aside)
 
     @contextmanager
-    def room(self, default_acl: bytes | None) -> Iterator[Directory]:
+    def room(self, default_acl: bytes) -> Iterator[Directory]:
         """A directory to create in: what is made there inherits `default_acl`, as it would in its final parent."""
-        if default_acl is None:
-            yield self.area
-            return
         name = self.temporary_name()
         room = self.area.mkdir(name, 0o700)
         try:

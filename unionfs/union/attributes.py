@@ -49,19 +49,21 @@ class Entry(NamedTuple):
 
 def of(inode: Inode, st: os.stat_result) -> Attributes:
     """The attributes of an inode whose real object has the attributes `st`."""
-    mtime_ns = st.st_mtime_ns
-    if isinstance(inode, FileInode) and inode.data is not None and inode.data.mtime_ns is not None:
-        mtime_ns = inode.data.mtime_ns
+    mtime_ns, nlink = st.st_mtime_ns, st.st_nlink
+    if isinstance(inode, FileInode):
+        nlink = max(0, nlink + inode.nlink_extra)
+        if inode.data is not None and inode.data.mtime_ns is not None:
+            mtime_ns = inode.data.mtime_ns
+    else:
+        nlink = _shown_links(inode, nlink)
     return Attributes(
         inode.number, st.st_size, st.st_blocks, st.st_atime_ns, mtime_ns, st.st_ctime_ns, st.st_mode,
-        _link_count(inode, st.st_nlink), st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
+        nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
     )  # fmt: skip
 
 
-def _link_count(inode: Inode, real: int) -> int:
+def _shown_links(inode: Inode, real: int) -> int:
     """A merged directory shows 1, "not known", as on overlayfs: counting its subdirectories would list it."""
-    if isinstance(inode, FileInode):
-        return max(0, real + inode.nlink_extra)
     assert isinstance(inode, DirInode)
     if inode.removed:
         return 0

@@ -89,6 +89,8 @@ class CopyUp:
 
     def directory(self, inode: DirInode) -> Directory:
         """The upper's directory of a merged one, made if need be, its parents first. Under the tree lock."""
+        if inode.in_upper:
+            return inode.directories[0]
         missing = [inode]
         while not missing[-1].in_upper:
             dentry = missing[-1].dentry
@@ -114,6 +116,7 @@ class CopyUp:
             raise
         made.relocate(dentry.parent.upper, dentry.name)
         inode.directories.insert(0, made)
+        inode.in_upper = True
 
     def _put(self, copy: Location, parent: Directory, dentry: Dentry) -> None:
         """Publish a copy under its name. The parent's times are not those of a change that a user made."""
@@ -256,8 +259,11 @@ class CopyUp:
         dialect = self.stack.dialect
         if not isinstance(dialect, Overlay) or not inode.in_upper or inode.kind != stat.S_IFREG:
             return
+        if inode.is_whole:
+            return
         mark = dialect.base + b"redirect"
         if inode.location.find_xattr(dialect.metacopy) is None:
+            inode.is_whole = True
             return
         redirect = inode.location.find_xattr(mark)
         if redirect is not None and redirect.startswith(b"/"):
@@ -333,7 +339,7 @@ class CopyUp:
             # lets the index entry go while names still need it.
             extra = names - 1
             hardlinks.write(copy, extra)
-            copy.link(hardlinks.index, key)
+            copy.link(hardlinks.index, key, inode.kind)
         if dentry is None:
             location = hardlinks.location(key) if key is not None else copy
             if key is None:
@@ -354,7 +360,7 @@ class CopyUp:
     def name(self, inode: FileInode, dentry: Dentry) -> None:
         """Give a copied-up hard link its name in the upper, which a lower layer alone had. Under the tree lock."""
         parent, aside = self.directory(dentry.parent), self.work.temporary_name()
-        inode.location.link(self.work.area, aside)
+        inode.location.link(self.work.area, aside, inode.kind)
         self._put(Location(self.work.area, aside), parent, dentry)
         inode.nlink_extra -= 1
         self.inodes.hardlinks.write(inode.location, inode.nlink_extra)

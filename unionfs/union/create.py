@@ -25,18 +25,22 @@ from unionfs.union.inode import DirInode, FileInode, Inodes
 
 _DEFAULT_ACL = b"system.posix_acl_default"
 
-Made = TypeVar("Made")
-Build = Callable[[Directory, bytes, int], Made]
+Made = tuple[FileInode, os.stat_result]
+"""A new object, and its attributes: nobody asks for them again."""
+Built = TypeVar("Built")
+Build = Callable[[Directory, bytes, int], Built]
 """Makes the object: called with a directory, a name and a mode (permission bits)."""
 
 
 class Wanted(NamedTuple):
-    """What a new object should be: type and permission bits, owner, and the default ACL that it inherits."""
+    """What a new object should be: type and permission bits, owner, and the default ACL that it inherits. `ours`: what
+    this process makes in the upper directory has that owner from the start."""
 
     mode: int
     uid: int
     gid: int
     acl: bytes | None
+    ours: bool
 
 
 class Creation:
@@ -44,25 +48,20 @@ class Creation:
         self.inodes = inodes
         self.dialect = inodes.stack.dialect
         self.copyup = copyup
+        self._user, self._group = os.geteuid(), os.getegid()
 
     # One method for each kind
 
-    def file(self, parent: DirInode, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[FileInode, int]:
-        """A regular file, open with `flags`: its inode and descriptor."""
+    def file(self, parent: DirInode, name: bytes, flags: int, mode: int, caller: Caller) -> tuple[Made, int]:
+        """A regular file, open with `flags`, and its descriptor."""
 
         def build(directory: Directory, called: bytes, bits: int) -> int:
             return directory.create(called, flags, bits)
 
-        fd, upper, _ = self._make(parent, name, stat.S_IFREG | mode, caller, build)
-        try:
-            inode = self.inodes.new_file(Location(upper, name), os.fstat(fd))
-        except BaseException:
-            os.close(fd)
-            raise
-        self.inodes.enter(parent, name, inode, True)
-        return inode, fd
+        fd, location, st = self._make(parent, name, stat.S_IFREG | mode, caller, build)
+        return self._entered(parent, location, st), fd
 
-    def node(self, parent: DirInode, name: bytes, mode: int, rdev: int, caller: Caller) -> FileInode:
+    def node(self, parent: DirInode, name: bytes, mode: int, rdev: int, caller: Caller) -> Made:
         """A fifo, socket, device or regular file (mknod(2))."""
         if self.dialect.is_reserved_node(mode, rdev):
             raise failed(errno.EPERM, name)
@@ -70,15 +69,17 @@ class Creation:
         def build(directory: Directory, called: bytes, bits: int) -> None:
             directory.mknod(called, stat.S_IFMT(mode) | bits, rdev)
 
-        return self._entered(parent, name, self._make(parent, name, mode, caller, build)[1])
+        _, location, st = self._make(parent, name, mode, caller, build)
+        return self._entered(parent, location, st)
 
-    def symlink(self, parent: DirInode, name: bytes, target: bytes, caller: Caller) -> FileInode:
+    def symlink(self, parent: DirInode, name: bytes, target: bytes, caller: Caller) -> Made:
         def build(directory: Directory, called: bytes, bits: int) -> None:
             directory.symlink(called, target)
 
-        return self._entered(parent, name, self._make(parent, name, stat.S_IFLNK | 0o777, caller, build)[1])
+        _, location, st = self._make(parent, name, stat.S_IFLNK | 0o777, caller, build)
+        return self._entered(parent, location, st)
 
-    def directory(self, parent: DirInode, name: bytes, mode: int, caller: Caller) -> DirInode:
+    def directory(self, parent: DirInode, name: bytes, mode: int, caller: Caller) -> tuple[DirInode, os.stat_result]:
         """overlayfs marks every new directory inside a merged one; aufs only one that hides something."""
         deleted = self.dialect.hides(self.copyup.directory(parent), name)
         opaque = deleted or (isinstance(self.dialect, Overlay) and bool(parent.lowers))
@@ -89,13 +90,13 @@ class Creation:
                 self.dialect.set_opaque(made)
             return made
 
-        made, upper, st = self._make(parent, name, stat.S_IFDIR | mode, caller, build)
-        made.relocate(upper, name)
+        made, location, st = self._make(parent, name, stat.S_IFDIR | mode, caller, build)
+        made.relocate(location.directory, name)
         inode = self.inodes.new_directory(made, st)
         self.inodes.enter(parent, name, inode, True)
-        return inode
+        return inode, st
 
-    def temporary(self, parent: DirInode, flags: int, mode: int, caller: Caller) -> tuple[FileInode, int]:
+    def temporary(self, parent: DirInode, flags: int, mode: int, caller: Caller) -> tuple[Made, int]:
         """A regular file without a name (O_TMPFILE), on the upper."""
         upper = self.copyup.directory(parent)
         wanted = self._wanted(parent, stat.S_IFREG | mode, caller)
@@ -103,12 +104,13 @@ class Creation:
         try:
             held = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
             location = Location(upper, b"", held)
-            inode = self.inodes.new_file(location, self._own(location, wanted))
+            st = self._own(location, wanted) or location.stat()
+            inode = self.inodes.new_file(location, st)
         except BaseException:
             os.close(fd)
             raise
         inode.temporary = True
-        return inode, fd
+        return (inode, st), fd
 
     def link(self, inode: FileInode, parent: DirInode, name: bytes) -> None:
         """A further name for an object of the upper, or the first one for a file without."""
@@ -117,10 +119,10 @@ class Creation:
         if self.dialect.in_place and self.dialect.hides(upper, name):
             work = self.copyup.work
             aside = work.temporary_name()
-            inode.location.link(work.area, aside)
+            inode.location.link(work.area, aside, inode.kind)
             self.dialect.publish(work.area, aside, upper, name, False)
         else:
-            inode.location.link(upper, name)
+            inode.location.link(upper, name, inode.kind)
             self.dialect.unhide(upper, name)
         if inode.temporary:
             inode.location.release()
@@ -131,50 +133,58 @@ class Creation:
 
     # How they are made
 
-    def _entered(self, parent: DirInode, name: bytes, upper: Directory) -> FileInode:
-        location = Location(upper, name)
-        inode = self.inodes.new_file(location, location.stat())
-        self.inodes.enter(parent, name, inode, True)
-        return inode
+    def _entered(self, parent: DirInode, location: Location, st: os.stat_result) -> Made:
+        inode = self.inodes.new_file(location, st)
+        self.inodes.enter(parent, location.name, inode, True)
+        return inode, st
 
     def _make(
-        self, parent: DirInode, name: bytes, mode: int, caller: Caller, build: Build[Made]
-    ) -> tuple[Made, Directory, os.stat_result]:
-        """Build the object, in place or aside; what `build` returned, the upper directory, the object's attributes."""
+        self, parent: DirInode, name: bytes, mode: int, caller: Caller, build: Build[Built]
+    ) -> tuple[Built, Location, os.stat_result]:
+        """Build the object, in place or aside; what `build` returned, where the object is, and its attributes."""
         upper = self.copyup.directory(parent)
         hidden = self.dialect.hides(upper, name)
         wanted = self._wanted(parent, mode, caller)
-        if (hidden and self.dialect.in_place) or not self._is_ours(parent, wanted):
-            made, st = self._aside(upper, name, wanted, hidden, build)
-            return made, upper, st
+        location = Location(upper, name)
+        if (hidden and self.dialect.in_place) or not wanted.ours:
+            made, st = self._aside(location, wanted, hidden, build)
+            return made, location, st
         made = build(upper, name, stat.S_IMODE(wanted.mode))
         try:
-            st = self._own(Location(upper, name), wanted)
+            st = self._own(location, wanted) or location.stat()
         except BaseException:
             self._undo(made, upper, name)
             raise
         if hidden:
             self.dialect.unhide(upper, name)
-        return made, upper, st
+        return made, location, st
 
     def _aside(
-        self, upper: Directory, name: bytes, wanted: Wanted, hidden: bool, build: Build[Made]
-    ) -> tuple[Made, os.stat_result]:
+        self, place: Location, wanted: Wanted, hidden: bool, build: Build[Built]
+    ) -> tuple[Built, os.stat_result]:
+        """Build the object in the work directory and give it its place."""
         work = self.copyup.work
+        if wanted.acl is None:
+            return self._published(work.area, place, wanted, hidden, build)
         with work.room(wanted.acl) as room:
-            aside = work.temporary_name()
-            made = build(room, aside, stat.S_IMODE(wanted.mode))
-            try:
-                st = self._own(Location(room, aside), wanted)
-                is_dir = stat.S_ISDIR(wanted.mode)
-                if hidden:
-                    self.dialect.publish(room, aside, upper, name, is_dir)
-                else:
-                    room.move(aside, upper, name)
-            except BaseException:
-                self._undo(made, room, aside)
-                raise
-        return made, st
+            return self._published(room, place, wanted, hidden, build)
+
+    def _published(
+        self, room: Directory, place: Location, wanted: Wanted, hidden: bool, build: Build[Built]
+    ) -> tuple[Built, os.stat_result]:
+        """Its attributes are asked for at the end: to be given its place is a change too, and has its time."""
+        upper, name, aside = place.directory, place.name, self.copyup.work.temporary_name()
+        made = build(room, aside, stat.S_IMODE(wanted.mode))
+        try:
+            self._own(Location(room, aside), wanted)
+            if hidden:
+                self.dialect.publish(room, aside, upper, name, stat.S_ISDIR(wanted.mode))
+            else:
+                room.move(aside, upper, name)
+            return made, place.stat()
+        except BaseException:
+            self._undo(made, room, aside)
+            raise
 
     def _undo(self, made: object, directory: Directory, name: bytes) -> None:
         if isinstance(made, int):
@@ -202,24 +212,24 @@ class Creation:
             mode &= ~caller.umask
         if group is not None and stat.S_ISDIR(mode):
             mode |= stat.S_ISGID
-        return Wanted(mode, caller.uid, caller.gid if group is None else group, acl)
+        ours = caller.uid == self._user and (group is not None or caller.gid == self._group)
+        return Wanted(mode, caller.uid, caller.gid if group is None else group, acl, ours)
 
-    def _is_ours(self, parent: DirInode, wanted: Wanted) -> bool:
-        """Whether what this process makes in the upper directory has the wanted owner from the start."""
-        group = self._inherited(parent)[1]
-        return wanted.uid == os.geteuid() and wanted.gid == (os.getegid() if group is None else group)
-
-    def _own(self, location: Location, wanted: Wanted) -> os.stat_result:
-        """Set what the making left different; chown(2) takes setuid bits away, so the mode comes last."""
+    def _own(self, location: Location, wanted: Wanted) -> os.stat_result | None:
+        """Set what the making left different; chown(2) takes setuid bits away, so the mode comes last. The object's
+        attributes, if nothing was different."""
         st = location.stat()
-        if (st.st_uid, st.st_gid) != (wanted.uid, wanted.gid):
+        owned = (st.st_uid, st.st_gid) == (wanted.uid, wanted.gid)
+        if owned and st.st_mode == wanted.mode:
+            return st
+        if not owned:
             location.chown(wanted.uid, wanted.gid)
-            st = location.stat()
         mode = self._mode(st, wanted)
-        if stat.S_IMODE(st.st_mode) != mode and not stat.S_ISLNK(st.st_mode):
-            location.chmod(mode)
-            st = location.stat()
-        return st
+        taken = 0 if owned else mode & (stat.S_ISUID | stat.S_ISGID)
+        if stat.S_ISLNK(st.st_mode) or (stat.S_IMODE(st.st_mode) == mode and not taken):
+            return st if owned else None
+        location.chmod(mode)
+        return None
 
     @staticmethod
     def _mode(st: os.stat_result, wanted: Wanted) -> int:

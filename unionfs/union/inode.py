@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 class Inode:
     """What the engines hold. `number` is st_ino, `kind` the type bits of the mode."""
 
-    __slots__ = ("_lock", "dentry", "handles", "kind", "number", "references")
+    __slots__ = ("_lock", "dentry", "handles", "in_upper", "kind", "number", "references")
 
-    def __init__(self, number: int, kind: int) -> None:
+    def __init__(self, number: int, kind: int, in_upper: bool) -> None:
         self.number = number
         self.kind = kind
+        self.in_upper = in_upper
+        """Whether the upper has the object, or one of the directories that are merged. Once it has, it always will."""
         self.references = 0
         self.dentry: Dentry | None = None
         """A name of the object; None for the root and for what has no known name."""
@@ -46,6 +48,10 @@ class Inode:
     def location(self) -> Location:
         """The real object that gives the attributes now."""
         raise NotImplementedError
+
+    def stat(self) -> os.stat_result:
+        """The attributes of the real object."""
+        return self.location.stat()
 
     @property
     def is_copied(self) -> bool:
@@ -79,7 +85,7 @@ class DirInode(Inode):
     __slots__ = ("children", "directories", "impure", "inherited", "removed")
 
     def __init__(self, number: int, directories: list[Directory]) -> None:
-        super().__init__(number, stat.S_IFDIR)
+        super().__init__(number, stat.S_IFDIR, directories[0].layer.writable)
         self.directories = directories
         self.children: dict[bytes, Dentry] = {}
         self.removed = False
@@ -88,12 +94,11 @@ class DirInode(Inode):
         """What new objects in it inherit: the POSIX default ACL, and the group (setgid); None: not read yet."""
 
     @property
-    def in_upper(self) -> bool:
-        return self.directories[0].layer.writable
-
-    @property
     def location(self) -> Location:
         return self.directories[0].here
+
+    def stat(self) -> os.stat_result:
+        return self.directories[0].own_stat()
 
     @property
     def is_copied(self) -> bool:
@@ -115,16 +120,17 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity"),
-        *("more_dentries", "nlink_extra", "temporary"),
+        *("borrowers", "data", "has_origin", "identity", "index_key", "is_whole", "location"),
+        *("lower_identity", "more_dentries", "nlink_extra", "temporary"),
     )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
-        super().__init__(number, kind)
+        super().__init__(number, kind, in_upper)
         self.location = location
-        self.in_upper = in_upper
         self.has_origin = False
         """Whether it is a copy of a lower object."""
+        self.is_whole = False
+        """Whether the upper is known to have all its data; once it has, it always will. False says nothing."""
         self.temporary = False
         """Made without a name (O_TMPFILE), so that it may be given one."""
         self.data: PartialFile | None = None
@@ -162,6 +168,10 @@ class FileInode(Inode):
             self.more_dentries.append(dentry)
 
     def remove_dentry(self, dentry: Dentry) -> None:
+        if self.more_dentries is None:
+            if self.dentry is dentry:
+                self.dentry = None
+            return
         rest = [other for other in self.dentries() if other is not dentry]
         self.dentry = rest[0] if rest else None
         self.more_dentries = rest[1:] or None
@@ -295,7 +305,8 @@ class Inodes:
         origin = self.origins.number(location) if self.stack.xattrs else None
         if origin is not None:
             inode.number, inode.has_origin = origin, True
-        text = location.find_xattr(self.stack.dialect.nlink) if self.hardlinks.active else None
+        may_be_indexed = self.hardlinks.active and found.stat.st_nlink > 1
+        text = location.find_xattr(self.stack.dialect.nlink) if may_be_indexed else None
         if text is None:
             return
         inode.nlink_extra = self.hardlinks.parse(text)
@@ -329,6 +340,7 @@ class Inodes:
         """The inode of an object that was just made in the upper."""
         layer = location.directory.layer
         inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, True)
+        inode.is_whole = True
         self.register(inode, identity(layer, st.st_ino))
         return inode
 

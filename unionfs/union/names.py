@@ -7,8 +7,6 @@ looks.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from unionfs.errors import failed
 from unionfs.union.dentry import Dentry
@@ -28,17 +26,13 @@ class Names:
         self.stack = inodes.stack
         self.dialect = inodes.stack.dialect
 
-    @contextmanager
-    def existing(self, parent: Inode, name: bytes) -> Iterator[Dentry]:
-        """The dentry to be changed; afterwards it is known only if somebody refers to it. Raises ENOENT."""
+    def existing(self, parent: Inode, name: bytes) -> Dentry:
+        """The dentry to be changed; afterwards the caller drops its inode if nobody refers to it. Raises ENOENT."""
         self.refuse_read_only()
         dentry = self.inodes.lookup(directory_of(parent), name)
         if dentry is None:
             raise failed(errno.ENOENT, name)
-        try:
-            yield dentry
-        finally:
-            self.inodes.drop_unused(dentry.inode)
+        return dentry
 
     def vacant(self, parent: Inode, name: bytes) -> DirInode:
         """The directory, if `name` can be made in it. Raises EEXIST."""

@@ -24,13 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from unionfs.errors import failed
 from unionfs.layer.stack import Stack
-from unionfs.linux import files
 from unionfs.union import completion
 from unionfs.union.attributes import Attributes, Caller, Entry, of
 from unionfs.union.completion import COMPLETE
 from unionfs.union.content import set_interrupt_check
 from unionfs.union.copyup import THRESHOLD, Amount, CopyUp
-from unionfs.union.create import Creation
+from unionfs.union.create import Creation, Made
 from unionfs.union.data import Data
 from unionfs.union.handle import KEPT_FLAGS, DirHandle, FileHandle
 from unionfs.union.inode import FileInode, Inode, Inodes
@@ -70,7 +69,7 @@ class Operations:
         self._waiting = Waiting(self._copyup)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
-        self._renaming = Renaming(self._inodes, self._copyup, self._removal)
+        self._renaming = Renaming(self._names, self._copyup, self._removal)
         self._xattrs = Xattrs(self._copyup.sources, self._tree, self._copy_up, self._data.untouched)
         self.scan = Scan(self._inodes, self._tree)
         self.root = self._inodes.root
@@ -99,7 +98,7 @@ class Operations:
 
     def _node(self, inode: Inode, st: os.stat_result | None = None) -> Node:
         """One more reference. `st`: the attributes of the real object, if they are known."""
-        attributes = of(inode, st or inode.location.stat())
+        attributes = of(inode, st or inode.stat())
         inode.references += 1
         return inode, attributes
 
@@ -107,16 +106,16 @@ class Operations:
 
     def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
         with self._tree:
-            return self._node(self._creation.node(self._names.vacant(parent, name), name, mode, rdev, caller))
+            return self._node(*self._creation.node(self._names.vacant(parent, name), name, mode, rdev, caller))
 
     def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Node:
         with self._tree:
             directory = self._names.vacant(parent, name)
-            return self._node(self._creation.directory(directory, name, stat.S_IMODE(mode), caller))
+            return self._node(*self._creation.directory(directory, name, stat.S_IMODE(mode), caller))
 
     def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Node:
         with self._tree:
-            return self._node(self._creation.symlink(self._names.vacant(parent, name), name, target, caller))
+            return self._node(*self._creation.symlink(self._names.vacant(parent, name), name, target, caller))
 
     def link(self, inode: Inode, parent: Inode, name: bytes) -> Node:
         with self._tree:
@@ -126,32 +125,25 @@ class Operations:
         self._copy_up(inode)
         with self._tree:
             directory = self._names.vacant(parent, name)
-            if inode.link_count() == 0 and not inode.temporary:
+            if inode.dentry is None and inode.link_count() == 0 and not inode.temporary:
                 raise failed(errno.ENOENT, name)
             self._creation.link(inode, directory, name)
             return self._node(inode)
 
     def unlink(self, parent: Inode, name: bytes) -> None:
-        with self._tree, self._names.existing(parent, name) as dentry:
-            self._removal.file(dentry)
+        with self._tree:
+            self._removal.file(self._names.existing(parent, name))
 
     def rmdir(self, parent: Inode, name: bytes) -> None:
-        with self._tree, self._names.existing(parent, name) as dentry:
-            self._removal.directory(dentry)
+        with self._tree:
+            self._removal.directory(self._names.existing(parent, name))
 
     def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
         """renameat2(2). RENAME_WHITEOUT is refused (EINVAL), as overlayfs refuses it."""
         target = directory_of(new_parent)
         while True:
-            with self._tree, self._names.existing(parent, name) as old:
-                new = self._inodes.lookup(target, new_name)
-                if new is None and not flags & files.RENAME_EXCHANGE:
-                    self._names.refuse(new_name)
-                waiting = self._renaming.renameat2(old, target, new_name, new, flags)
-                if waiting is not None:
-                    waiting.references += 1
-                if new is not None:
-                    self._inodes.drop_unused(new.inode)
+            with self._tree:
+                waiting = self._renaming.renameat2(parent, name, target, new_name, flags)
             if waiting is None:
                 return
             try:
@@ -171,7 +163,7 @@ class Operations:
         if isinstance(handle, FileHandle):
             return of(inode, os.fstat(handle.fd))
         with self._tree:
-            return of(inode, inode.location.stat())
+            return of(inode, inode.stat())
 
     def birth_time(self, inode: Inode) -> int | None:
         """When the object was made, in nanoseconds; None where the layer's filesystem does not keep it (statx(2))."""
@@ -191,7 +183,7 @@ class Operations:
             change = self._cut(inode, change)
         with self._data.untouched(inode), self._tree:
             change_attributes(inode, change, handle.fd if handle is not None else None)
-            return of(inode, inode.location.stat())
+            return of(inode, inode.stat())
 
     def _cut(self, inode: FileInode, change: Change) -> Change:
         """A partly copied file is cut or made longer by its own rules; what is then left to be changed."""
@@ -205,6 +197,8 @@ class Operations:
         """See that the object is in the upper; of a file that is cut to `size` bytes no more data than that."""
         self._names.refuse_read_only()
         if isinstance(inode, FileInode):
+            if inode.in_upper and inode.data is None and size is None:
+                return
             self._copyup.file(inode, size, to_write=size is not None)
             with self._tree:
                 self._data.unused(inode)
@@ -251,16 +245,15 @@ class Operations:
             if there is None:
                 directory = self._names.open_to(parent, name)
                 kept = self._file_flags(flags)
-                inode, fd = self._creation.file(directory, name, kept, stat.S_IMODE(mode), caller)
-                return self._opened(inode, fd, kept)
+                made, fd = self._creation.file(directory, name, kept, stat.S_IMODE(mode), caller)
+                return self._opened(made, fd, kept)
             if flags & os.O_EXCL:
                 self._inodes.drop_unused(there.inode)
                 raise failed(errno.EEXIST, name)
             there.inode.references += 1
         try:
             handle = self.open(there.inode, flags, kill_priv)
-            with self._tree:
-                return there.inode, of(there.inode, there.inode.location.stat()), handle
+            return there.inode, self.getattr(there.inode), handle
         except BaseException:
             self.forget(there.inode)
             raise
@@ -272,14 +265,14 @@ class Operations:
             kept, directory = self._file_flags(flags), directory_of(parent)
             if directory.removed:
                 raise failed(errno.ENOENT)
-            inode, fd = self._creation.temporary(directory, kept, stat.S_IMODE(mode), caller)
-            inode.temporary = not flags & os.O_EXCL
-            return self._opened(inode, fd, kept)
+            made, fd = self._creation.temporary(directory, kept, stat.S_IMODE(mode), caller)
+            made[0].temporary = not flags & os.O_EXCL
+            return self._opened(made, fd, kept)
 
-    def _opened(self, inode: FileInode, fd: int, flags: int) -> tuple[Inode, Attributes, FileHandle]:
-        handle = FileHandle(inode, fd, flags)
-        inode.opened(handle)
-        return *self._node(inode, os.fstat(fd)), handle
+    def _opened(self, made: Made, fd: int, flags: int) -> tuple[Inode, Attributes, FileHandle]:
+        handle = FileHandle(made[0], fd, flags)
+        made[0].opened(handle)
+        return *self._node(*made), handle
 
     def _file_flags(self, flags: int) -> int:
         """What of open(2)'s flags concerns the real file. A volatile union syncs nothing."""

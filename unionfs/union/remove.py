@@ -11,7 +11,7 @@ import errno
 
 from unionfs.errors import failed
 from unionfs.layer.location import Location
-from unionfs.layer.whiteout import remove_object
+from unionfs.layer.whiteout import remove_directory
 from unionfs.union.copyup import CopyUp
 from unionfs.union.dentry import Dentry
 from unionfs.union.inode import DirInode, FileInode, Inodes
@@ -28,14 +28,22 @@ class Removal:
 
     def file(self, dentry: Dentry) -> None:
         """Remove the name of anything but a directory (unlink(2))."""
-        if dentry.inode.is_dir:
-            raise failed(errno.EISDIR, dentry.name)
-        self._remove(dentry)
+        try:
+            if dentry.inode.is_dir:
+                raise failed(errno.EISDIR, dentry.name)
+            self._remove(dentry)
+        except BaseException:
+            self.inodes.drop_unused(dentry.inode)
+            raise
 
     def directory(self, dentry: Dentry) -> None:
         """Remove a directory whose merged listing is empty, whatever whiteouts its upper holds (rmdir(2))."""
-        self.empty_directory(dentry)
-        self._remove(dentry)
+        try:
+            self.empty_directory(dentry)
+            self._remove(dentry)
+        except BaseException:
+            self.inodes.drop_unused(dentry.inode)
+            raise
 
     def _remove(self, dentry: Dentry) -> None:
         name, inode, work = dentry.name, dentry.inode, self.copyup.work
@@ -45,7 +53,7 @@ class Removal:
         if below:
             self.dialect.whiteout(upper, name, work)
         elif isinstance(inode, DirInode):
-            remove_object(upper, name, inode.upper.own_stat(), work)
+            remove_directory(upper, name, work)
         else:
             upper.unlink(name)
         self.gone(dentry)
@@ -63,7 +71,11 @@ class Removal:
         return bool(lowers) and (not dentry.in_upper or find(self.stack, lowers, dentry.name) is not None)
 
     def hold(self, dentry: Dentry) -> None:
-        """Keep the object within reach: its name is about to go."""
+        """Keep the object within reach: its name is about to go.
+
+        Also a file that nobody has open: a descriptor of O_PATH or a bind mount of it is no more than a reference, and
+        it can be opened by that.
+        """
         inode, parent = dentry.inode, dentry.parent
         if isinstance(inode, DirInode):
             if inode.in_upper:
@@ -72,7 +84,7 @@ class Removal:
             others = [other for other in inode.dentries() if other is not dentry and other.in_upper]
             if others:
                 inode.location = Location(others[0].parent.upper, others[0].name)
-            else:
+            elif inode.references > 0 or inode.handles or inode.index_key is not None:
                 inode.location.hold()
 
     def gone(self, dentry: Dentry) -> None:

@@ -13,29 +13,49 @@ import stat
 
 from unionfs.errors import failed
 from unionfs.layer.location import Location
-from unionfs.layer.whiteout import Name, Overlay
+from unionfs.layer.whiteout import Overlay
 from unionfs.linux import files
 from unionfs.union.copyup import CopyUp
 from unionfs.union.dentry import Dentry
-from unionfs.union.inode import DirInode, FileInode, Inode, Inodes
+from unionfs.union.inode import DirInode, FileInode, Inode
 from unionfs.union.lookup import find
+from unionfs.union.names import Names
 from unionfs.union.remove import Removal
 
 _BOTH = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
 
 
 class Renaming:
-    def __init__(self, inodes: Inodes, copyup: CopyUp, removal: Removal) -> None:
-        self.inodes = inodes
-        self.stack = inodes.stack
-        self.dialect = inodes.stack.dialect
+    def __init__(self, names: Names, copyup: CopyUp, removal: Removal) -> None:
+        self.names = names
+        self.inodes = names.inodes
+        self.stack = names.stack
+        self.dialect = names.dialect
         self.copyup = copyup
         self.removal = removal
 
     def renameat2(
+        self, parent: Inode, name: bytes, new_parent: DirInode, new_name: bytes, flags: int
+    ) -> FileInode | None:
+        """Rename as `flags` say; or do nothing and return the file that has to be copied up first, which takes long: it
+        has one more reference."""
+        old, new = self.names.existing(parent, name), None
+        try:
+            new = self.inodes.lookup(new_parent, new_name)
+            if new is None and not flags & files.RENAME_EXCHANGE:
+                self.names.refuse(new_name)
+            waiting = self._rename(old, new_parent, new_name, new, flags)
+            if waiting is not None:
+                waiting.references += 1
+            return waiting
+        finally:
+            self.inodes.drop_unused(old.inode)
+            if new is not None:
+                self.inodes.drop_unused(new.inode)
+
+    def _rename(
         self, old: Dentry, parent: DirInode, name: bytes, new: Dentry | None, flags: int
     ) -> FileInode | None:
-        """Rename as `flags` say; or do nothing and return the file that has to be copied up first, which takes long."""
         if flags & ~(files.RENAME_NOREPLACE | files.RENAME_EXCHANGE) or flags == _BOTH:
             raise failed(errno.EINVAL, name)
         exchange = bool(flags & files.RENAME_EXCHANGE)
@@ -67,7 +87,7 @@ class Renaming:
             self.removal.hold(replaced)
             if isinstance(replaced.inode, DirInode) and replaced.inode.in_upper:
                 self._clear(replaced)
-        self.dialect.move(Name(source, old.name), Name(target, name), is_dir, below, self.copyup.work)
+        self.dialect.move((source, old.name), (target, name), is_dir, below, self.copyup.work)
         if replaced is not None:
             self.removal.gone(replaced)
         self._moved(old, parent, name)
@@ -97,7 +117,7 @@ class Renaming:
 
     def _refuse_loop(self, dentry: Dentry, parent: DirInode, number: int) -> None:
         """A directory cannot become its own ancestor, nor give way to what lies in it."""
-        inode: Inode | None = parent
+        inode: Inode | None = parent if dentry.inode.is_dir else None
         while inode is not None:
             if inode is dentry.inode:
                 raise failed(number, dentry.name)
