@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from threading import RLock
@@ -171,7 +172,8 @@ class Nodes:
         if records is None:
             asked = self._asked[nodeid] = self._asked.get(nodeid, 0) + 1
             if asked == _LOOKUPS_BEFORE_SCAN:
-                records = self.scan(nodeid)
+                with suppress(PermissionError):  # a user's own mount: they may enter it, and not list it
+                    records = self.scan(nodeid)
         return records
 
     def _indexed(self, nodeid: int) -> Records | None:

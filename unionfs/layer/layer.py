@@ -159,7 +159,7 @@ class Directory:
         else:
             self.probes += 1
             if self.probes > _PROBES_BEFORE_SCAN:
-                self.read_names()
+                self._read_names_if_allowed()
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -168,6 +168,13 @@ class Directory:
             if error.errno == errno.EXDEV:
                 return None
             raise
+
+    def _read_names_if_allowed(self) -> None:
+        """A directory that its user may enter and not list is asked for one name after the other."""
+        try:
+            self.read_names()
+        except PermissionError:
+            self.probes = -1_000_000
 
     def has(self, name: bytes) -> bool:
         return name in self.names if self.names is not None else self.stat(name) is not None
