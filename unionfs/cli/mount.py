@@ -38,6 +38,10 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   copyup_threshold=N the size from which auto copies by block; 64K, 1M
   copyup_complete=W  the rest of a file copied by block is copied in the background once it is much used, after the
                      last close (close), or never
+  open=passthrough   the kernel reads and writes files by itself, where it can; or cached: it opens and closes them
+                     without asking, their data goes through the daemon and the page cache
+  coherent           a file that is open shows what is written, also if it was opened before its copy-up: lower files
+                     are read through the daemon
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source
@@ -120,6 +124,8 @@ def _serve(
         flags=request.flags,
         allow_other=request.allow_other or None,
         debug=debug,
+        opening=request.open,
+        coherent=request.coherent,
         ready=ready,
     )
 

@@ -48,18 +48,22 @@ class MountOptions(NamedTuple):
     """How to mount, whatever the engine.
 
     `flags` are words of mount(8), as "ro" and "nosuid"; `source` is the name that the table of mounts shows;
-    `allow_other` lets other users in: None means when this is root.
+    `allow_other` lets other users in: None means when this is root. `opening` and `coherent` are the options open= and
+    coherent of the native engine.
     """
 
     source: bytes = SUBTYPE
     flags: Sequence[str] = ()
     allow_other: bool | None = None
     debug: bool = False
+    opening: str = "passthrough"
+    coherent: bool = False
 
 
 def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
-    allow_other: bool | None = None, debug: bool = False, ready: Callable[[], None] = lambda: None,
+    allow_other: bool | None = None, debug: bool = False, opening: str = "passthrough", coherent: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
@@ -67,7 +71,7 @@ def serve(
     Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
-    options = MountOptions(source, flags, allow_other, debug)
+    options = MountOptions(source, flags, allow_other, debug, opening, coherent)
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
@@ -120,7 +124,7 @@ def _serve_native(union: Operations, mountpoint: bytes, options: MountOptions, r
 
     try:
         with _EndBySignal(mountpoint, number):
-            Server(union, Device(descriptor)).run(answers)
+            Server(union, Device(descriptor), options.opening, options.coherent).run(answers)
     finally:
         if _still_mounted(mountpoint, number):
             _detach(mountpoint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ class Nodes:
         self._ids: dict[Inode, int] = {operations.root: protocol.ROOT_ID}
         self._numbers = count(protocol.ROOT_ID + 1)
         self.inodes = Inodes({protocol.ROOT_ID: operations.root})
+        self.died: Callable[[int], None] = lambda nodeid: None
+        """Told of nodeids that the kernel forgot."""
 
     def remember(self, inode: Inode) -> int:
         """The nodeid of `inode`, one of whose references is now the kernel's."""
@@ -77,8 +80,20 @@ class Nodes:
             else:
                 del self._counts[nodeid]
                 if nodeid != protocol.ROOT_ID:
-                    del self._ids[inode], self.inodes[nodeid]
+                    del self.inodes[nodeid]
+                    if self._ids.get(inode) == nodeid:
+                        del self._ids[inode]
+        if references == held:
+            self.died(nodeid)
         self._operations.forget(inode, references)
+
+    def part(self, nodeid: int) -> None:
+        """Give the node's object another nodeid with its next answer. This one keeps its references, and leads to the
+        object until it is forgotten."""
+        with self._lock:
+            inode = self.inodes[nodeid]
+            if self._ids.get(inode) == nodeid:
+                del self._ids[inode]
 
     def nodeid_of(self, inode: Inode) -> int | None:
         """The nodeid under which the kernel knows `inode`."""

@@ -19,6 +19,7 @@ from unionfs.union.completion import COMPLETE, WHEN
 from unionfs.union.copyup import COPYUP, THRESHOLD
 
 ENGINES = ("auto", "native", "fusepy")
+OPENINGS = ("passthrough", "cached")
 SYSLOG = b"syslog"
 DEFAULT_SOURCE = b"unionfs"
 
@@ -30,13 +31,14 @@ VALUES = {
     "copyup": "|".join(COPYUP),
     "copyup_threshold": "BYTES",
     "copyup_complete": "|".join(WHEN),
+    "open": "|".join(OPENINGS),
     "engine": "|".join(ENGINES),
     "log": "FILE|syslog",
     "fsname": "NAME",
 }
 """Options that need a value, and what it looks like."""
 
-SWITCHES = ("userxattr", "volatile", "allow_other", "default_permissions")
+SWITCHES = ("userxattr", "volatile", "coherent", "allow_other", "default_permissions")
 """Options without a value. Permissions are always the kernel's to check: `default_permissions` asks for what is so."""
 
 OTHERS_WORDS = (
@@ -46,7 +48,9 @@ OTHERS_WORDS = (
 """What fstab(5) says to mount(8) and systemd, not to a filesystem: read, and nothing to do."""
 OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
-_CHOICES = {"dialect": tuple(DIALECTS), "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN}
+_CHOICES = {
+    "dialect": tuple(DIALECTS), "open": OPENINGS, "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN,
+}  # fmt: skip
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 _OVERLAYFS = ("is the kernel overlayfs's, and has no meaning here", "leave it out")
@@ -73,6 +77,10 @@ class MountRequest(NamedTuple):
     """None: the dialect's default."""
     copyup_threshold: int = THRESHOLD
     copyup_complete: str = COMPLETE
+    open: str = "passthrough"
+    """How data goes: "passthrough" where the kernel can carry it, or "cached", without requests for open and close."""
+    coherent: bool = False
+    """Every descriptor shows what was written, whenever it was opened: files below are not passed through."""
     allow_other: bool = False
     """Other users may look into the mount; for root it is so anyway."""
     words: tuple[str, ...] = ()

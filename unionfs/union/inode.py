@@ -115,8 +115,8 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "location", "lower_identity"),
-        *("more_dentries", "nlink_extra", "temporary"),
+        *("borrowers", "data", "has_origin", "identity", "in_upper", "index_key", "is_changing", "location"),
+        *("lower_identity", "more_dentries", "nlink_extra", "temporary"),
     )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
@@ -125,6 +125,8 @@ class FileInode(Inode):
         self.in_upper = in_upper
         self.has_origin = False
         """Whether it is a copy of a lower object."""
+        self.is_changing = False
+        """Its data is about to be changed, so that no open file may stay with the lower one (`snapshot.py`)."""
         self.temporary = False
         """Made without a name (O_TMPFILE), so that it may be given one."""
         self.data: PartialFile | None = None
