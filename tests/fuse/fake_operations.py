@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 from unionfs.linux import files
+from unionfs.union.copyup import Copied
 from unionfs.union.operations import Attributes, Caller, Entry
 
 _checks = threading.local()
@@ -45,9 +46,24 @@ class Node:
     def inode(self) -> Node:
         return self
 
+    is_whole = False
+
+
+class FakeSnapshots:
+    """There are no layers, so no handle stays with a lower file."""
+
+    def examples(self) -> list[Any]:
+        return []
+
+    def pin(self, handle: Node, before: Any = None) -> None: ...
+
+    def end(self, node: Node) -> None: ...
+
 
 class FakeOperations:
     read_only = False
+    snapshots = FakeSnapshots()
+    copied = Copied()
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -252,9 +268,6 @@ class FakeOperations:
         if kill_priv:
             node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         return node
-
-    def backing(self, handle: Node) -> None:
-        return None
 
     def read(self, handle: Node, offset: int, size: int) -> bytes:
         self._block("read", handle)

@@ -26,6 +26,7 @@ from unionfs.cli import helper, table
 from unionfs.cli.command import Command, as_root, this_command
 from unionfs.fuse.mount import SUBTYPE, choose
 from unionfs.linux import files, fusedev, mounts
+from unionfs.linux.capabilities import rules_the_machine
 
 try:
     import fuse
@@ -38,8 +39,6 @@ except OSError:
 
 _WAYS = ("mount(2)", "fusermount3")
 _PASSTHROUGH_SINCE = (6, 9)
-_FIRST_USER_NAMESPACE = "user:[4026531837]"
-_CAP_SYS_ADMIN = 1 << 21
 
 _NAMESPACES = {"user": ["-Ur"], "mount": ["-m"], "pid": ["-p", "-f"], "net": ["-n"]}
 """What unshare(1) is given for each."""
@@ -165,25 +164,16 @@ def _guarded_layers() -> Check:
 
 
 def _passthrough() -> Check:
-    purpose = "file data past the daemon (a later release)"
+    purpose = "the kernel reads and writes files by itself"
     if _kernel_version() < _PASSTHROUGH_SINCE:
         return Check("passthrough", False, "not possible, Linux 6.9 is needed", purpose)
-    if not _rules_the_machine():
+    if not rules_the_machine():
         return Check("passthrough", False, "not possible, CAP_SYS_ADMIN of the whole machine is needed", purpose)
-    return Check("passthrough", True, "possible", purpose)
+    return Check("passthrough", True, "possible, but for layers on a stacked filesystem", purpose)
 
 
 def _kernel_version() -> tuple[int, ...]:
     return tuple(int("".join(takewhile(str.isdigit, part)) or 0) for part in os.uname().release.split(".")[:2])
-
-
-def _rules_the_machine() -> bool:
-    """Whether this process has CAP_SYS_ADMIN in the first user namespace."""
-    if os.readlink("/proc/self/ns/user") != _FIRST_USER_NAMESPACE:
-        return False
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
-    return bool(int(effective, 16) & _CAP_SYS_ADMIN)
 
 
 def _namespaces() -> Check:

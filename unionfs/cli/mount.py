@@ -39,6 +39,10 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
   copyup_threshold=N the size from which auto copies by block; 64K, 1M
   copyup_complete=W  the rest of a file copied by block is copied in the background once it is much used, after the
                      last close (close), or never
+  open=passthrough   the kernel reads and writes files by itself, where it can; or cached: it opens and closes them
+                     without asking, their data goes through the daemon and the page cache
+  coherent           a file that is open shows what is written, also if it was opened before its copy-up: lower files
+                     are read through the daemon
   index=auto         the layer index, which makes looking up and listing quick: on, off, or (auto) where nobody can
                      write to a lower layer; built at the first mount, and checked against the layers at each
   allow_other        other users may use the mount (always so for root)
@@ -124,6 +128,8 @@ def _serve(
         allow_other=request.allow_other or None,
         debug=debug,
         index=request.layer_index,
+        opening=request.open,
+        coherent=request.coherent,
         ready=ready,
         progress=partial(counter, "looking at the lower layers"),
     )

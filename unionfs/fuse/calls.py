@@ -12,16 +12,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from unionfs.errors import UnionfsError
-from unionfs.fuse import passthrough, protocol, wire
+from unionfs.fuse import passthrough, protocol, stats, wire
+from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.nodes import Handles, Nodes
+from unionfs.fuse.openfiles import OpenFiles
 from unionfs.fuse.passthrough import Passthrough
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
-from unionfs.union.operations import Attributes, Caller, Inode, Node, Operations
+from unionfs.union.operations import Attributes, Caller, FileHandle, Inode, Node, Operations
 
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
@@ -34,18 +35,29 @@ VIRTUAL = b"user.unionfs."
 PID_XATTR = b"user.unionfs.pid"
 """Virtual, on the root: the process that serves the mount, for whoever unmounts it and waits for its end."""
 
+STATS_XATTR = b"user.unionfs.stats"
+"""Virtual, on the root: what the daemon did and holds, as JSON (`stats.py`)."""
+
+_CHANGES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _WANTED = sum(protocol.INIT_FLAGS[name] for name in WANTED)
 
 
 class Connection:
     """What is known of one mount: the union, the nodes and handles the kernel holds, what INIT agreed on."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, opening: str = "passthrough", coherent: bool = False) -> None:
         self.operations = operations
         self.nodes = Nodes(operations)
         self.inodes = self.nodes.inodes
         self.handles = Handles()
-        self.passthrough = Passthrough()
+        self.passthrough = Passthrough(operations, self.nodes.part, coherent)
+        self.files = OpenFiles(operations)
+        self.nodes.died = self._died
+        self.data_path = DataPath(opening, coherent)
+        self.counts = [0] * protocol.OPCODES
+        """Requests, by opcode."""
+        self.request_names: Sequence[str] = ()
+        """Set by the server: what they are called."""
         self.minor = 0
         self.flags = 0
         self.interrupt: Callable[[int], None] = lambda unique: None
@@ -55,6 +67,10 @@ class Connection:
         """Nodeid and attributes of what a method of the union gave us a reference to: it is the kernel's from here."""
         inode, attributes = node
         return self.nodes.remember(inode), attributes
+
+    def _died(self, nodeid: int) -> None:
+        self.passthrough.forgotten(nodeid)
+        self.files.forgotten(nodeid)
 
 
 # --- the connection itself
@@ -68,9 +84,7 @@ def init(c: Connection, request: Request, major: int, minor: int, read_ahead: in
             f"the native engine needs {protocol.MAJOR}.{protocol.MINOR_OLDEST}, which is Linux 5.4",
             "use --engine fusepy, or a newer kernel",
         )
-    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), flags & _WANTED
-    if not c.flags & protocol.INIT_FLAGS["PASSTHROUGH"]:
-        c.passthrough.connection = None
+    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), c.data_path.wanted(_WANTED, flags)
     return c.minor, c.flags
 
 
@@ -127,7 +141,11 @@ def symlink(c: Connection, request: Request, name: bytes, target: bytes) -> tupl
 
 
 def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int, Attributes]:
-    return c.enter(c.operations.link(c.inodes[nodeid], c.inodes[request.nodeid], name))
+    """All names of a file must lead to one node. A former one's descriptor may be given a name: the new node's."""
+    inode = c.inodes[nodeid]
+    if nodeid not in c.passthrough.former:
+        c.passthrough.before_change(nodeid, inode)
+    return c.enter(c.operations.link(inode, c.inodes[request.nodeid], name))
 
 
 def unlink(c: Connection, request: Request, name: bytes) -> None:
@@ -165,8 +183,14 @@ def getattr_(c: Connection, request: Request, flags: int, fh: int) -> bytes | At
 
 
 def _getattr(c: Connection, request: Request, flags: int, fh: int) -> Attributes:
-    handle = c.handles[fh] if flags & protocol.GETATTR_FH else None
-    return c.operations.getattr(c.inodes[request.nodeid], handle)
+    handle, inode = c.handles[fh] if flags & protocol.GETATTR_FH else None, c.inodes[request.nodeid]
+    return _shown(c, request.nodeid, c.operations.getattr(inode, handle))
+
+
+def _shown(c: Connection, nodeid: int, attributes: Attributes) -> Attributes:
+    """A former node's are those of the data that its descriptors read."""
+    below = c.passthrough.former.get(nodeid)
+    return attributes if below is None else c.operations.snapshots.attributes(c.inodes[nodeid], below)
 
 
 def statx(c: Connection, request: Request, flags: int, fh: int) -> tuple[Attributes, int | None]:
@@ -179,8 +203,11 @@ def setattr_(
     atime_ns: int, mtime_ns: int, mode: int, uid: int, gid: int,
 ) -> Attributes:  # fmt: skip
     """FATTR_CTIME comes with the writeback cache only, FATTR_LOCKOWNER with remote locks: neither is asked for."""
-    return c.operations.setattr(
-        c.inodes[request.nodeid],
+    inode = c.inodes[request.nodeid]
+    if valid & protocol.FATTR_SIZE:
+        c.passthrough.before_change(request.nodeid, inode)
+    attributes = c.operations.setattr(
+        inode,
         mode=stat.S_IMODE(mode) if valid & protocol.FATTR_MODE else None,
         uid=uid if valid & protocol.FATTR_UID else None,
         gid=gid if valid & protocol.FATTR_GID else None,
@@ -190,6 +217,7 @@ def setattr_(
         handle=c.handles[fh] if valid & protocol.FATTR_FH else None,
         kill_priv=bool(valid & protocol.FATTR_KILL_SUIDGID),
     )
+    return _shown(c, request.nodeid, attributes)
 
 
 def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> int | None:
@@ -199,8 +227,11 @@ def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> i
 
 
 def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | bytes:
-    if name == PID_XATTR and request.nodeid == protocol.ROOT_ID:
-        return _fitting(b"%d" % os.getpid(), size)
+    if request.nodeid == protocol.ROOT_ID:
+        if name == PID_XATTR:
+            return _fitting(b"%d" % os.getpid(), size)
+        if name == STATS_XATTR:
+            return _fitting(stats.as_json(c), size)
     if not name.startswith(VIRTUAL) and c.nodes.has_no_xattrs(request.nodeid):
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
     return _fitting(c.operations.getxattr(c.inodes[request.nodeid], name), size)
@@ -243,10 +274,22 @@ def removexattr(c: Connection, request: Request, name: bytes) -> None:
 
 def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int]:
     """The page cache stays right, since only the kernel changes a file; O_TRUNC lets it go."""
-    handle = c.operations.open(c.inodes[request.nodeid], flags, bool(open_flags & protocol.OPEN_KILL_SUIDGID))
-    backing = c.passthrough.opened(request.nodeid, lambda: c.operations.backing(handle))
-    kept = 0 if flags & os.O_TRUNC else protocol.FOPEN_KEEP_CACHE
+    nodeid = request.nodeid
+    inode = c.inodes[nodeid]
+    if flags & _CHANGES:
+        c.passthrough.before_change(nodeid, inode)
+    handle = c.operations.open(inode, flags, bool(open_flags & protocol.OPEN_KILL_SUIDGID))
+    backing = _backing(c, nodeid, handle)
+    kept = 0 if flags & os.O_TRUNC or not c.passthrough.may_keep_cache(nodeid) else protocol.FOPEN_KEEP_CACHE
     return c.handles.add(handle), passthrough.flags(backing, kept), backing
+
+
+def _backing(c: Connection, nodeid: int, handle: FileHandle) -> int:
+    try:
+        return c.passthrough.opened(nodeid, handle)
+    except BaseException:
+        c.operations.release(handle)
+        raise
 
 
 def create(
@@ -255,7 +298,11 @@ def create(
     caller = Caller(request.uid, request.gid, umask, request.pid)
     kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
     c.nodes.bind(request.nodeid, name)
-    return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill))
+    inode, attributes, handle = c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill)
+    known = c.nodes.nodeid_of(inode)
+    if known is not None and flags & _CHANGES:  # it was there; the answer gives its name the new node
+        c.passthrough.parted(known, inode)
+    return _created(c, inode, attributes, handle)
 
 
 def tmpfile(
@@ -265,9 +312,15 @@ def tmpfile(
     return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
 
 
-def _created(c: Connection, inode: Inode, attributes: Attributes, handle: Any) -> tuple[int, Attributes, int, int, int]:
+def _created(
+    c: Connection, inode: Inode, attributes: Attributes, handle: FileHandle
+) -> tuple[int, Attributes, int, int, int]:
     nodeid, attributes = c.enter((inode, attributes))
-    backing = c.passthrough.opened(nodeid, lambda: c.operations.backing(handle))
+    try:
+        backing = _backing(c, nodeid, handle)
+    except BaseException:
+        c.nodes.forget(nodeid, 1)
+        raise
     return nodeid, attributes, c.handles.add(handle), passthrough.flags(backing, 0), backing
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from unionfs.fuse import calls, directories, protocol, wire
+from unionfs.fuse import calls, directories, noopen, protocol, wire
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
@@ -130,6 +130,45 @@ def write_on_main(
     return calls.write(c, request, fh, position, flags, content)
 
 
+# --- the same, where files are not opened (open=cached)
+
+
+def setattr_without_open(c: Connection, request: Request, valid: int, *arguments: int) -> Any:
+    return setattr_on_main(c, request, valid & ~protocol.FATTR_FH, *arguments)
+
+
+def read_without_open(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer | HandOver:
+    with c.files.using(request.nodeid, c.inodes[request.nodeid]) as handle:
+        found = c.operations.read_cached(handle, position, size)
+    return HAND_OVER if found is None else found
+
+
+def write_without_open(
+    c: Connection, request: Request, opened: int, position: int, flags: int, content: memoryview
+) -> int | HandOver:
+    nodeid = request.nodeid
+    inode = c.inodes[nodeid]
+    if opened & (os.O_SYNC | os.O_DSYNC) or len(content) >= BIG_WRITE:
+        return HAND_OVER
+    if not c.files.has(nodeid, True) and c.operations.may_open_wait(inode, os.O_RDWR):
+        return HAND_OVER
+    with c.files.using(nodeid, inode, writable=True) as handle:
+        if c.operations.may_write_wait(handle, position, len(content)):
+            return HAND_OVER
+        return noopen.write(c, request, opened, position, flags, content)
+
+
+def create_without_open(
+    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
+) -> tuple[int, Attributes, int, int, int] | HandOver:
+    try:
+        return noopen.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return HAND_OVER
+
+
 # --- the table
 
 _handle = wire.fixed("Q16x")  # RELEASE, FLUSH: fh, flags, release flags, lock owner
@@ -216,9 +255,35 @@ TABLE: tuple[Row, ...] = tuple(_ROWS.get(opcode, UNKNOWN) for opcode in range(pr
 """By opcode. Opcodes that are not in it, or beyond it, are answered ENOSYS by UNKNOWN."""
 
 
+_WITHOUT_OPEN: dict[int, dict[str, Any]] = {
+    protocol.OPEN: {"call": _ENOSYS, "on_main": _ENOSYS},
+    protocol.RELEASE: {"call": calls.nothing, "on_main": calls.nothing},
+    protocol.FLUSH: {"call": _ENOSYS, "on_main": _ENOSYS},
+    protocol.GETATTR: {"call": noopen.getattr_, "on_main": noopen.getattr_},
+    protocol.STATX: {"call": noopen.statx, "on_main": noopen.statx},
+    protocol.SETATTR: {"call": noopen.setattr_, "on_main": setattr_without_open},
+    protocol.CREATE: {"call": noopen.create, "on_main": create_without_open},
+    protocol.TMPFILE: {"call": noopen.tmpfile, "on_main": noopen.tmpfile},
+    protocol.READ: {"call": noopen.read, "on_main": read_without_open},
+    protocol.WRITE: {
+        "fields": "flags offset write_flags data", "decode": wire.write_without_open, "call": noopen.write,
+        "on_main": write_without_open,
+    },
+    protocol.FSYNC: {"call": noopen.fsync},
+    protocol.FALLOCATE: {"call": noopen.fallocate},
+    protocol.LSEEK: {"call": noopen.lseek, "on_main": noopen.lseek},
+    protocol.COPY_FILE_RANGE: {"call": noopen.copy_file_range},
+    protocol.COPY_FILE_RANGE_64: {"call": noopen.copy_file_range},
+}  # fmt: skip
+"""What differs where the kernel was told that there is no OPEN."""
+
+
 def rows_for(flags: int) -> list[Row]:
     """The table as it serves a connection on which INIT agreed on `flags`."""
     rows = list(TABLE)
+    if flags & protocol.INIT_FLAGS["NO_OPEN_SUPPORT"]:
+        for opcode, differences in _WITHOUT_OPEN.items():
+            rows[opcode] = rows[opcode]._replace(**differences)
     if not flags & protocol.INIT_FLAGS["SETXATTR_EXT"]:
         rows[protocol.SETXATTR] = rows[protocol.SETXATTR]._replace(decode=wire.setxattr_short)
     return rows

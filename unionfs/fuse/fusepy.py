@@ -84,6 +84,8 @@ def serve(union: Operations, mountpoint: bytes, options: MountOptions, ready: Ca
 
 def _arguments(options: MountOptions) -> dict[str, object]:
     """The words for libfuse. Attributes are not cached: two names of a hard link are two objects for libfuse 2."""
+    if options.opening == "cached":
+        raise UnionfsError("option open=cached", "libfuse 2 opens each file", "leave it out, or use engine=native")
     foreign = [word for word in options.flags if word not in _LIBFUSE_WORDS]
     if foreign:
         raise UnionfsError(f"option {foreign[0]}", "libfuse 2 does not know it", "leave it out, or use engine=native")

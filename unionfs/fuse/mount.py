@@ -50,13 +50,16 @@ class MountOptions(NamedTuple):
     """How to mount, whatever the engine.
 
     `flags` are words of mount(8), as "ro" and "nosuid"; `source` is the name that the table of mounts shows;
-    `allow_other` lets other users in: None means when this is root.
+    `allow_other` lets other users in: None means when this is root. `opening` and `coherent` are the options open= and
+    coherent of the native engine.
     """
 
     source: bytes = SUBTYPE
     flags: Sequence[str] = ()
     allow_other: bool | None = None
     debug: bool = False
+    opening: str = "passthrough"
+    coherent: bool = False
 
 
 Progress = Callable[[], AbstractContextManager[Callable[[int], None]]]
@@ -69,8 +72,8 @@ def _no_progress() -> AbstractContextManager[Callable[[int], None]]:
 
 def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
-    allow_other: bool | None = None, debug: bool = False, index: str = "off",
-    ready: Callable[[], None] = lambda: None, progress: Progress = _no_progress,
+    allow_other: bool | None = None, debug: bool = False, opening: str = "passthrough", coherent: bool = False,
+    index: str = "off", ready: Callable[[], None] = lambda: None, progress: Progress = _no_progress,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
@@ -79,7 +82,7 @@ def serve(
     Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
-    options = MountOptions(source, flags, allow_other, debug)
+    options = MountOptions(source, flags, allow_other, debug, opening, coherent)
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
@@ -147,7 +150,7 @@ def _serve_native(
 
     try:
         with _EndBySignal(mountpoint, number):
-            Server(union, Device(descriptor), index).run(answers)
+            Server(union, Device(descriptor), options.opening, options.coherent, index).run(answers)
     finally:
         if _still_mounted(mountpoint, number):
             _detach(mountpoint)

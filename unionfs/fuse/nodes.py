@@ -86,6 +86,8 @@ class Nodes:
         self._asked: dict[int, int] = {}
         """How many names were looked up in a directory that has no records."""
         self.inodes = Inodes(operations.root, self._make)
+        self.died: Callable[[int], None] = lambda nodeid: None
+        """Told of nodeids that the kernel forgot."""
 
     # Nodes with an inode
 
@@ -111,7 +113,10 @@ class Nodes:
                 inode, references = self._forget_record(nodeid, references), 1
             else:
                 inode, references = self._forget_inode(nodeid, references)
+            is_dead = nodeid not in self.inodes
         if inode is not None:
+            if is_dead:
+                self.died(nodeid)  # without the lock: who is told has one of its own, and calls `part` under that
             self._operations.forget(inode, references)
 
     def _forget_inode(self, nodeid: int, references: int) -> tuple[Inode | None, int]:
@@ -140,6 +145,14 @@ class Nodes:
             del self._scanned[records.number]
         elif isinstance(records, IndexedRecords):
             records.forgotten()
+
+    def part(self, nodeid: int) -> None:
+        """Give the node's object another nodeid with its next answer. This one keeps its references, and leads to the
+        object until it is forgotten."""
+        with self._lock:
+            inode = self.inodes[nodeid]
+            if self._ids.get(inode) == nodeid:
+                del self._ids[inode]
 
     def nodeid_of(self, inode: Inode) -> int | None:
         """The nodeid under which the kernel knows `inode`."""

@@ -20,6 +20,7 @@ from unionfs.union.copyup import COPYUP, THRESHOLD
 
 ENGINES = ("auto", "native", "fusepy")
 INDEX = ("auto", "on", "off")
+OPENINGS = ("passthrough", "cached")
 SYSLOG = b"syslog"
 DEFAULT_SOURCE = b"unionfs"
 
@@ -31,6 +32,7 @@ VALUES = {
     "copyup": "|".join(COPYUP),
     "copyup_threshold": "BYTES",
     "copyup_complete": "|".join(WHEN),
+    "open": "|".join(OPENINGS),
     "index": "|".join(INDEX),
     "engine": "|".join(ENGINES),
     "log": "FILE|syslog",
@@ -38,7 +40,7 @@ VALUES = {
 }
 """Options that need a value, and what it looks like."""
 
-SWITCHES = ("userxattr", "volatile", "allow_other", "default_permissions")
+SWITCHES = ("userxattr", "volatile", "coherent", "allow_other", "default_permissions")
 """Options without a value. Permissions are always the kernel's to check: `default_permissions` asks for what is so."""
 
 OTHERS_WORDS = (
@@ -48,7 +50,10 @@ OTHERS_WORDS = (
 """What fstab(5) says to mount(8) and systemd, not to a filesystem: read, and nothing to do."""
 OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
-_CHOICES = {"dialect": tuple(DIALECTS), "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN, "index": INDEX}
+_CHOICES = {
+    "dialect": tuple(DIALECTS), "open": OPENINGS, "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN,
+    "index": INDEX,
+}  # fmt: skip
 _FIELDS = {"index": "layer_index"}
 """Where a request's field cannot be named as the option is: a tuple has a method `index`."""
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
@@ -77,6 +82,10 @@ class MountRequest(NamedTuple):
     """None: the dialect's default."""
     copyup_threshold: int = THRESHOLD
     copyup_complete: str = COMPLETE
+    open: str = "passthrough"
+    """How data goes: "passthrough" where the kernel can carry it, or "cached", without requests for open and close."""
+    coherent: bool = False
+    """Every descriptor shows what was written, whenever it was opened: files below are not passed through."""
     layer_index: str = "auto"
     """Whether there is to be a layer index: "auto", "on", "off"."""
     allow_other: bool = False

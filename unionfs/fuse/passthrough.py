@@ -1,12 +1,22 @@
-"""Passthrough: the kernel reads and writes an open file's data by itself, in the file of the upper layer.
+"""Passthrough: the kernel reads and writes an open file's data by itself, in the layer's own file.
 
-Called by `calls.py` when a file is opened and closed. Linux 6.9 and CAP_SYS_ADMIN in the first user namespace; where
-that is missing, or the upper lies on a stacked filesystem, every file's data goes through this process as before.
+Called by `calls.py` when a file is opened, closed or about to be changed. Linux 6.9 and CAP_SYS_ADMIN in the first user
+namespace; where that is missing, or a layer lies on a stacked filesystem, data goes through this process.
 
-Files of the upper alone, and only those that hold all of their bytes. A lower file is not passed through: after its
-copy-up the kernel would go on writing to the lower one, or refuse to open it (EIO). The rule that the kernel enforces
-(fs/fuse/iomode.c): as long as a file is open anywhere, every further descriptor is passed through to the same backing
-file, or none is. So the first one decides, for all until the last close.
+One node has one backing file (fs/fuse/iomode.c): as long as a file is open anywhere, every further descriptor is passed
+through to the same backing file, or none is. So the first one decides, for all until the last close:
+
+    a file of the upper that holds all of its bytes    passed through, for reading and writing
+    a file of a lower layer, opened for reading        passed through, if it has one name: a snapshot (snapshot.py)
+    anything else                                      through the daemon and the page cache
+
+**A write never lands in a lower layer.** As long as a node has descriptors that are passed through to the lower file,
+its data is that of the lower file. What is about to change that gives the object another nodeid first, and is answered
+ESTALE: the kernel looks the name up again, finds the new node, and asks once more. The old node is *former* then: its
+descriptors and mappings stay with the lower file, and it is not opened any more.
+
+An id is kept when its file is closed, until the kernel forgets the node: opening it again costs no system call. It also
+keeps the file on disk; the kernel forgets a deleted file as soon as nobody has it open.
 
 Setuid and setgid bits. When others write, they have to go; the kernel leaves that to the daemon (HANDLE_KILLPRIV_V2),
 which sees none of these writes. So a file that has them is not passed through; and since the kernel writes with the
@@ -19,72 +29,203 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import Lock
 
 from unionfs import events
 from unionfs.fuse import protocol
+from unionfs.layer.layer import Layer
+from unionfs.layer.location import Location
 from unionfs.linux import fusedev
 from unionfs.linux.capabilities import CAP_FSETID, without
+from unionfs.union.operations import FileHandle, Inode, Operations
+
+KEPT = 1024
+"""Ids at most of files that are not open."""
 
 _CACHED = 0
-_NEVER = (errno.EPERM, errno.ELOOP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
+_NEVER = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 
 
-class _Opened:
-    __slots__ = ("backing", "count")
+class _File:
+    """A node's backing file: `below` is set when that is a lower layer's, `count` how many descriptors use it."""
 
-    def __init__(self, backing: int) -> None:
+    __slots__ = ("backing", "below", "count")
+
+    def __init__(self, backing: int, below: Location | None) -> None:
         self.backing = backing
+        self.below = below
         self.count = 0
 
 
 class Passthrough:
-    """`connection` is the descriptor of /dev/fuse; None: there is no passthrough. Safe to call from several threads."""
+    """`connection` is the descriptor of /dev/fuse; None: there is no passthrough. Safe to call from several threads.
 
-    def __init__(self) -> None:
+    `part(nodeid)` makes a node a former one. With `coherent`, lower files are not passed through: then every descriptor
+    shows what was written, whenever it was opened.
+    """
+
+    def __init__(self, operations: Operations, part: Callable[[int], None], coherent: bool = False) -> None:
         self.connection: int | None = None
+        self.opened_ids = self.closed_ids = 0
+        self.why = ""
+        """Why there is none, or not for all layers."""
+        self.former: dict[int, Location] = {}
+        """Nodes that were parted from their object, and the lower file that their descriptors stay with."""
+        self._operations = operations
+        self._part = part
+        self._coherent = coherent
         self._lock = Lock()
-        self._opened: dict[int, _Opened] = {}
+        self._files: dict[int, _File] = {}
+        self._idle: dict[int, None] = {}
+        self._written: set[int] = set()
+        self._stacked: set[int] = set()
+        """Filesystems whose files are stacked upon another's already."""
 
-    def opened(self, nodeid: int, backing: Callable[[], int | None]) -> int:
-        """A file was opened: the id of its backing file, 0 for none. `backing` gives a descriptor of that, open for
-        reading and writing, which is closed here; None where there is none."""
+    def attempt(self) -> None:
+        """Find out, with one file of each filesystem that the layers lie on, whether the kernel takes it."""
+        for descriptor, layer in self._operations.snapshots.examples():
+            try:
+                backing = self._register(descriptor, layer)
+            finally:
+                os.close(descriptor)
+            if backing != _CACHED:
+                self._close(backing)
+
+    # Opening and closing
+
+    def before_change(self, nodeid: int, inode: Inode) -> None:
+        """The data of a node is about to be changed by a descriptor to come, or by name. Raises ESTALE."""
+        if self.parted(nodeid, inode):
+            raise _stale()
+
+    def parted(self, nodeid: int, inode: Inode) -> bool:
+        """The same: whether the node is a former one, that must not be used for it."""
         with self._lock:
-            file = self._opened.get(nodeid)
-            if file is None:
-                file = self._opened[nodeid] = _Opened(self._register(backing))
+            if nodeid in self.former:
+                return True
+            self._operations.snapshots.end(inode)
+            file = self._files.get(nodeid)
+            if file is None or file.below is None:
+                return False
+            if not file.count:
+                self._forget(nodeid)
+                return False
+            self.former[nodeid] = file.below
+            self._part(nodeid)
+            return True
+
+    def opened(self, nodeid: int, handle: FileHandle) -> int:
+        """A file was opened: the id of its backing file, 0 for none. Raises ESTALE on a former node."""
+        if self.connection is None:
+            return _CACHED
+        with self._lock:
+            if nodeid in self.former:
+                raise _stale()
+            file = self._files.get(nodeid)
+            if file is None or not file.count:
+                file = self._first(nodeid, handle, file)
+            elif file.below is not None and not self._operations.snapshots.join(handle, file.below):
+                # The law of the house: what may write is never given a lower file. `before_change` came first, so it
+                # cannot be; should it be all the same, the write is refused here and not lost there.
+                raise _stale()
             file.count += 1
             return file.backing
 
     def closed(self, nodeid: int) -> None:
         with self._lock:
-            file = self._opened.get(nodeid)
+            file = self._files.get(nodeid)
             if file is None:
                 return
             file.count -= 1
-            if not file.count:
-                del self._opened[nodeid]
-                if file.backing != _CACHED and self.connection is not None:
-                    fusedev.backing_close(self.connection, file.backing)
+            if file.count:
+                return
+            if file.backing == _CACHED or nodeid in self.former:
+                self._forget(nodeid)
+            else:
+                self._idle[nodeid] = None
+                if len(self._idle) > KEPT:
+                    self._forget(next(iter(self._idle)))
 
-    def _register(self, backing: Callable[[], int | None]) -> int:
-        if self.connection is None:
-            return _CACHED
-        descriptor = backing()
-        if descriptor is None:
+    def forgotten(self, nodeid: int) -> None:
+        """The kernel knows the node no longer."""
+        with self._lock:
+            self.former.pop(nodeid, None)
+            self._written.discard(nodeid)
+            if nodeid in self._files:
+                self._forget(nodeid)
+
+    def may_keep_cache(self, nodeid: int) -> bool:
+        """Whether the pages that the kernel has of a node are right: not when it has written past them."""
+        return nodeid not in self._written
+
+    @property
+    def live_ids(self) -> int:
+        return self.opened_ids - self.closed_ids
+
+    # Registering, under the lock
+
+    def _first(self, nodeid: int, handle: FileHandle, kept: _File | None) -> _File:
+        """The first descriptor decides; a kept id is used again, if it is still that of the right file."""
+        self._idle.pop(nodeid, None)
+        below = None if self._coherent else self._operations.snapshots.pin(handle, kept.below if kept else None)
+        may_pass = below is not None or handle.is_whole
+        if kept is not None:
+            if kept.below is below and may_pass:
+                return kept
+            self._forget(nodeid)
+        location = below or handle.inode.location
+        backing = self._register(handle.fd, location.directory.layer) if may_pass else _CACHED
+        if backing == _CACHED:
+            below = handle.below = None
+        elif below is None:
+            self._written.add(nodeid)
+        file = self._files[nodeid] = _File(backing, below)
+        return file
+
+    def _register(self, descriptor: int, layer: Layer) -> int:
+        """The id of an open file; how it was opened does not matter, since the kernel opens it for each of its users.
+
+        Raises nothing: what the kernel refuses goes through the daemon, and so does, from here on, all like it."""
+        if self.connection is None or layer.device in self._stacked:
             return _CACHED
         try:
-            with without(CAP_FSETID):
-                return fusedev.backing_open(self.connection, descriptor)
+            with without(CAP_FSETID) if layer.writable else nullcontext():
+                backing = fusedev.backing_open(self.connection, descriptor)
         except OSError as error:
-            if error.errno in _NEVER:
-                events.info(f"data goes through the daemon: the kernel allows no passthrough here ({error.strerror})")
-                self.connection = None
+            self._refused(error, layer)
             return _CACHED
-        finally:
-            os.close(descriptor)
+        self.opened_ids += 1
+        return backing
+
+    def _refused(self, error: OSError, layer: Layer) -> None:
+        if error.errno == errno.ELOOP:
+            self._stacked.add(layer.device)
+            self.why = f"{os.fsdecode(layer.path)} lies on a stacked filesystem"
+            events.info(f"{self.why}: data of its files goes through the daemon")
+        elif error.errno in _NEVER:
+            self.connection = None
+            self.why = f"the kernel allows no passthrough ({error.strerror})"
+            events.info(f"{self.why}: data goes through the daemon")
+
+    def _forget(self, nodeid: int) -> None:
+        self._idle.pop(nodeid, None)
+        file = self._files.pop(nodeid)
+        if file.backing != _CACHED:
+            self._close(file.backing)
+
+    def _close(self, backing: int) -> None:
+        if self.connection is not None:
+            fusedev.backing_close(self.connection, backing)
+            self.closed_ids += 1
 
 
 def flags(backing: int, cached: int) -> int:
-    """The flags of an open reply: `cached` belong to a file whose data goes through the daemon and the page cache."""
+    """The flags of an open reply: `cached` belong to a file whose data goes through the daemon and the page cache.
+
+    FOPEN_DIRECT_IO is never among them: with a backing file too, a mapping would be that of the backing file."""
     return protocol.FOPEN_NOFLUSH | (protocol.FOPEN_PASSTHROUGH if backing else cached)
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

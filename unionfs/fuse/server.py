@@ -33,14 +33,18 @@ HELPERS = 8
 
 
 class Server:
-    """One connection and its service."""
+    """One connection and its service. `opening` and `coherent`: the mount options open= and coherent."""
 
-    def __init__(self, operations: Operations, device: Device, index: Index | None = None) -> None:
+    def __init__(
+        self, operations: Operations, device: Device, opening: str = "passthrough", coherent: bool = False,
+        index: Index | None = None,
+    ) -> None:  # fmt: skip
         self._device = device
-        self._connection = Connection(operations)
+        self._connection = Connection(operations, opening, coherent)
         if index is not None:
             self._connection.nodes.use(index)
         self._connection.interrupt = self._interrupt
+        self._connection.request_names = [row.name for row in dispatch.TABLE]
         self._connection.passthrough.connection = device.descriptor
         operations.tell_of_changes(self._changed)
         self._rows = list(dispatch.TABLE)
@@ -88,12 +92,13 @@ class Server:
         assert not isinstance(reply, HandOver)
         self._rows = dispatch.rows_for(self._connection.flags)
         self._device.send(unique, reply)
+        self._connection.data_path.find(self._connection.flags, self._connection.passthrough)
         return True
 
     def _serve(self, request: Request) -> None:
         device, rows, known = self._device, self._rows, len(self._rows)
         receive, perform, send = device.receive, self._perform, device.send
-        until_look = 1
+        counts, until_look = self._connection.counts, 1
         while True:
             try:
                 if not receive(request):
@@ -105,7 +110,12 @@ class Server:
             if not until_look:
                 until_look = EVERY
                 self._affinity.follow(request)
-            row = rows[request.opcode] if request.opcode < known else dispatch.UNKNOWN
+            opcode = request.opcode
+            if opcode < known:
+                row = rows[opcode]
+                counts[opcode] += 1
+            else:
+                row = dispatch.UNKNOWN
             reply = perform(row, request, False)
             if not isinstance(reply, HandOver):
                 send(request.unique, reply)

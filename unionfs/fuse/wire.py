@@ -184,6 +184,15 @@ def write(request: Request) -> tuple[int, int, int, memoryview]:
     return handle, offset, flags, request.view[start : start + size]
 
 
+_write_flags = fixed("32xI")
+
+
+def write_without_open(request: Request) -> tuple[int, int, int, memoryview]:
+    """The same where files are not opened: their flags of open(2) in place of the handle."""
+    _, offset, flags, content = write(request)
+    return *_write_flags(request), offset, flags, content
+
+
 _init_head, _init_more, _count_head = fixed("IIII"), fixed("16xI"), fixed("I4x")
 _FORGET_ONE = Struct("=QQ")
 

@@ -67,6 +67,14 @@ class Amount(NamedTuple):
         return cls(how, threshold)
 
 
+class Copied:
+    """How many objects were copied up, and how many bytes of data with that; blocks that came later not counted."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes = 0
+
+
 class _NoRoomForMap(Exception):
     """The filesystem has room for the map or for the file's other attributes, not for both."""
 
@@ -78,6 +86,7 @@ class CopyUp:
         self.tree = tree
         self.amount = amount
         self.sources = Sources(inodes.stack)
+        self.copied = Copied()
 
     @property
     def work(self) -> WorkDirectory:
@@ -156,6 +165,8 @@ class CopyUp:
                 copied = self._copy(inode, keep, to_write, self.amount)
             except _NoRoomForMap:
                 copied = self._copy(inode, keep, to_write, Amount("whole"))
+            self.copied.files += 1
+            self.copied.bytes += copied
             if events.listeners:
                 events.emit("copy-up", inode=inode.number, bytes=copied)
 
@@ -366,14 +377,14 @@ class CopyUp:
         self.inodes.hardlinks.write(inode.location, inode.nlink_extra)
 
     def _switch(self, inode: FileInode, location: Location, part: PartialFile | None) -> None:
-        """From here on the object is its copy, for open descriptors too: dup2(2) replaces each at once.
+        """From here on the object is its copy, for open descriptors too but snapshots: dup2(2) replaces each at once.
 
         A reader that finds the new descriptor finds out, afterwards at the latest, where the bytes are.
         """
         if part is not None:
             inode.data = part
         for handle in inode.handles or ():
-            if isinstance(handle, FileHandle):
+            if isinstance(handle, FileHandle) and handle.below is None:
                 handle.switch(location)
         if part is None:
             inode.data = None

@@ -24,6 +24,7 @@ from unionfs.union.listing import merge, shown_number
 
 if TYPE_CHECKING:
     from unionfs.union.inode import DirInode, FileInode
+    from unionfs.union.partial import PartialFile
 
 KEPT_FLAGS = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 """What of open(2)'s flags the real descriptor is opened with. O_APPEND: each write comes with its offset. O_DIRECT is
@@ -38,14 +39,16 @@ class Handle:
 
 
 class FileHandle(Handle):
-    """While the inode has `data`, the file's bytes are read and written through that."""
+    """While the inode has `data`, the file's bytes are read and written through that; but for a snapshot."""
 
-    __slots__ = ("_may_ask_cache", "fd", "flags", "inode")
+    __slots__ = ("_may_ask_cache", "below", "fd", "flags", "inode")
 
     def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
         self.inode: FileInode = inode
         self.fd = fd
         self.flags = flags & KEPT_FLAGS
+        self.below: Location | None = None
+        """The lower file that a snapshot stays with (`snapshot.py`)."""
         self._may_ask_cache = True
 
     def switch(self, location: Location) -> None:
@@ -57,13 +60,18 @@ class FileHandle(Handle):
             os.close(fresh)
 
     @property
+    def data(self) -> PartialFile | None:
+        """Where its bytes are, if not all behind its own descriptor."""
+        return self.inode.data if self.below is None else None
+
+    @property
     def is_synchronous(self) -> bool:
         return bool(self.flags & (os.O_SYNC | os.O_DSYNC))
 
     def read(self, offset: int, size: int) -> bytes | bytearray:
         """Read again when the file was copied up in between: the descriptor was replaced by one with holes."""
         while True:
-            data = self.inode.data
+            data = self.data
             if data is None:
                 found: bytes | bytearray = os.pread(self.fd, size, offset)
             else:
@@ -72,14 +80,14 @@ class FileHandle(Handle):
                 with memoryview(found) as view:
                     count = data.read(view, offset)
                 del found[count:]
-            if self.inode.data is data:
+            if self.data is data:
                 return found
 
     def read_cached(self, offset: int, size: int) -> bytearray | None:
         """The bytes, if the page cache has them all (preadv2(2), RWF_NOWAIT); None: reading may wait for a disk."""
         if not self._may_ask_cache:
             return None
-        buffer, data = bytearray(size), self.inode.data
+        buffer, data = bytearray(size), self.data
         try:
             with memoryview(buffer) as view:
                 if data is None:
@@ -95,7 +103,7 @@ class FileHandle(Handle):
         if count < size and offset + count < os.fstat(self.fd).st_size:
             return None
         del buffer[count:]
-        return buffer if self.inode.data is data else None
+        return buffer if self.data is data else None
 
     def write(self, offset: int, content: bytes | bytearray | memoryview) -> int:
         data = self.inode.data
@@ -109,6 +117,8 @@ class FileHandle(Handle):
 
     def sync(self, datasync: bool = False) -> None:
         """fsync(2), or fdatasync(2): not of a copy, whose name may be newer than its data, and is not among that."""
+        if self.below is not None:  # nothing of it was ever written
+            return
         data = self.inode.data
         if data is not None and data.is_writable:
             data.sync()
@@ -132,21 +142,17 @@ class FileHandle(Handle):
         self._refuse(os.O_RDONLY)
         return data.copy_in(source, start, to, length)
 
-    def backing(self) -> int | None:
-        """A descriptor, open for reading and writing, of the one file of the upper that has all the bytes. None where
-        there is no such file, or this user may not write to it, or it has bits that others' writing takes."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether its descriptor is that of a file of the upper that has all bytes, and no bits that others' writing
+        takes."""
         if not self.inode.in_upper or self.inode.data is not None:
-            return None
-        if os.fstat(self.fd).st_mode & (stat.S_ISUID | stat.S_ISGID):
-            return None
-        try:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None
+            return False
+        return not os.fstat(self.fd).st_mode & (stat.S_ISUID | stat.S_ISGID)
 
     def content(self) -> Content:
         """Where its bytes are, while it is open."""
-        return self.inode.data or Content(os.dup(self.fd))
+        return self.data or Content(os.dup(self.fd))
 
     def readable(self) -> Content:
         """The same, to be copied from. Raises EBADF, as reading would."""

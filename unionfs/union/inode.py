@@ -120,7 +120,7 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("borrowers", "data", "has_origin", "identity", "index_key", "is_whole", "location"),
+        *("borrowers", "data", "has_origin", "identity", "index_key", "is_changing", "is_whole", "location"),
         *("lower_identity", "more_dentries", "nlink_extra", "temporary"),
     )
 
@@ -131,6 +131,8 @@ class FileInode(Inode):
         """Whether it is a copy of a lower object."""
         self.is_whole = False
         """Whether the upper is known to have all its data; once it has, it always will. False says nothing."""
+        self.is_changing = False
+        """Its data is about to be changed, so that no open file may stay with the lower one (`snapshot.py`)."""
         self.temporary = False
         """Made without a name (O_TMPFILE), so that it may be given one."""
         self.data: PartialFile | None = None

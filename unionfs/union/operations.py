@@ -38,6 +38,7 @@ from unionfs.union.remove import Removal
 from unionfs.union.rename import Renaming
 from unionfs.union.scan import Scan
 from unionfs.union.setattr import Change, change_attributes
+from unionfs.union.snapshot import Snapshots
 from unionfs.union.waiting import Waiting
 from unionfs.union.xattr import Xattrs
 
@@ -67,6 +68,7 @@ class Operations:
         self._copyup = CopyUp(self._inodes, self._tree, amount)
         self._data = Data(self._inodes, self._tree, self._copyup.sources, complete)
         self._waiting = Waiting(self._copyup)
+        self.copied, self.snapshots = self._copyup.copied, Snapshots(self.stack, self._tree)
         self._creation = Creation(self._inodes, self._copyup)
         self._removal = Removal(self._inodes, self._copyup)
         self._renaming = Renaming(self._names, self._copyup, self._removal)
@@ -160,7 +162,7 @@ class Operations:
     # Attributes
 
     def getattr(self, inode: Inode, handle: FileHandle | DirHandle | None = None) -> Attributes:
-        if isinstance(handle, FileHandle):
+        if isinstance(handle, FileHandle) and handle.below is None:
             return of(inode, os.fstat(handle.fd))
         with self._tree:
             return of(inode, inode.stat())
@@ -176,6 +178,8 @@ class Operations:
         handle: FileHandle | None = None, kill_priv: bool = False,
     ) -> Attributes:  # fmt: skip
         """Change what is not None; a time may be files.UTIME_NOW. `kill_priv`: setuid and setgid bits go."""
+        if handle is not None and handle.below is not None:
+            handle = None
         change = Change(mode, uid, gid, size, atime_ns, mtime_ns, kill_priv)
         change.refuse(inode, handle)
         self._copy_up(inode, size)
@@ -310,10 +314,6 @@ class Operations:
             self.release(handle)
             raise
         return handle
-
-    def backing(self, handle: FileHandle) -> int | None:
-        """A descriptor of the upper's file that has all bytes of an open one, for passthrough; the caller closes it."""
-        return handle.backing()
 
     def release(self, handle: FileHandle) -> None:
         self._data.release(handle)
