@@ -43,7 +43,7 @@ class Mounter:
             "engine": subject.kind, "point": str(subject.point), "log": str(log), "dialect": subject.dialect,
             "lower": list(map(str, subject.lowers)),
             "upper": subject.upper and str(subject.upper), "work": subject.work and str(subject.work),
-            "copying": subject.copying,
+            "copying": subject.copying, "opening": subject.opening,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -69,7 +69,11 @@ def main() -> None:
         names = ("lower", "upper", "work", "dialect")
         union = Operations(**{name: request[name] for name in names}, **request["copying"])
         read_only = () if request["upper"] else ("ro",)
-        mount.serve(union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready)
+        opening = "cached" if request["opening"] == "cached" else "passthrough"
+        mount.serve(
+            union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready,
+            opening=opening, coherent=request["opening"] == "coherent",
+        )  # fmt: skip
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

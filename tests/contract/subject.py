@@ -135,6 +135,8 @@ class Subject:
     kind = ""
     copyup: str | None = None
     """How files are copied up; where this is said, those of any size."""
+    opening: str | None = None
+    """The mount option open=, or "coherent"."""
 
     def __init__(self, lowers: Sequence[FilePath], upper: FilePath | None, work: FilePath | None, dialect: str) -> None:
         self.lowers, self.upper, self.work, self.dialect = list(lowers), upper, work, dialect
@@ -429,6 +431,9 @@ class Kernel(Mounted):
             self.is_mounted = False
 
 
+OPENINGS = ("cached", "coherent")
+"""Variants of the native engine: how it opens files."""
+
 MOUNTED: dict[str, type[Mounted]] = {"native": Native, "fusepy": Fusepy, "kernel": Kernel}
 
 
@@ -444,5 +449,9 @@ def subject_of(
         subject = MOUNTED[kind[0]](*places, kind[1], directory("merged"))
         if isinstance(subject, Ours):
             subject.mounter = mounter
-    subject.copyup = kind[2] if len(kind) > 2 else None
+    for variant in kind[2:]:
+        if variant in OPENINGS:
+            subject.opening = variant
+        else:
+            subject.copyup = variant
     return subject

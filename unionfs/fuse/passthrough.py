@@ -174,8 +174,9 @@ class Passthrough:
             if kept.below is below and may_pass:
                 return kept
             self._forget(nodeid)
-        location = below or handle.inode.location
-        backing = self._register(handle.fd, location.directory.layer) if may_pass else _CACHED
+        backing = _CACHED
+        if may_pass:
+            backing = self._register(handle.fd, (below or handle.inode.location).directory.layer)
         if backing == _CACHED:
             below = handle.below = None
         elif below is None:
