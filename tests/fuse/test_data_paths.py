@@ -398,8 +398,9 @@ def test_what_may_write_never_gets_a_lower_file(monkeypatch: pytest.MonkeyPatch)
     assert through.opened(2, Whole()) == 1  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Stale"):
         through.opened(2, Whole())  # type: ignore[arg-type]
+    assert through.parted(2, Whole())  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Stale"):
-        through.before_change(2, Whole())  # type: ignore[arg-type]
+        through.parted(2, Whole())  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Stale"):
         through.opened(2, Whole())  # type: ignore[arg-type]
     through.closed(2)

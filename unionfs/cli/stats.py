@@ -68,8 +68,8 @@ COMMANDS = {
         "copy-ups, how file data goes, files that the kernel reads by itself.",
         _arguments,
         _stats,
-        "An id is that of a file that the kernel reads and writes by itself. One that is not open keeps its id until the\n"
-        "kernel forgets it, at most 1,024 of them. A former node is a lower file that somebody opened before it was\n"
-        "copied up, and still reads.",
+        "An id is that of a file that the kernel reads and writes by itself. One that is not open keeps its id\n"
+        "until the kernel forgets it, at most 1,024 of them. A former node is a lower file that somebody opened\n"
+        "before it was copied up, and still reads.",
     )
 }

@@ -70,6 +70,10 @@ class Snapshots:
             handle.below = below
             return True
 
+    def is_over(self, inode: Inode) -> bool:
+        """Whether the object can have no more snapshots, but those that join others."""
+        return isinstance(inode, FileInode) and (inode.in_upper or inode.is_changing)
+
     def end(self, inode: Inode) -> None:
         """The object's data is about to be changed: no more snapshots of it."""
         with self.tree:
