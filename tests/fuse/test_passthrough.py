@@ -50,12 +50,14 @@ def place(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     while mounts.is_mountpoint(os.fsencode(tmp_path / "merged")):
         unmount(os.fsencode(tmp_path / "merged"), lazy=True)
-    lower = tmp_path / "lower/file"
+    lower, log = tmp_path / "lower/file", tmp_path / "log"
+    assert not log.exists() or ", line " not in log.read_text(), log.read_text()
     assert (lower.stat().st_atime_ns, lower.stat().st_mtime_ns, lower.read_bytes()) == (1, 2, OLD)
 
 
 def mount(place: Path, **options: str | bool) -> Path:
     layers = {"lower": [place / "lower"], "upper": place / "upper", "work": place / "work"}
+    options.setdefault("log", str(place / "log"))
     return unionfs.mount(place / "merged", **layers, **options).path  # type: ignore[arg-type]
 
 

@@ -92,7 +92,8 @@ def release(c: Connection, request: Request, fh: int) -> None:
     handle = c.handles[fh]
     del c.handles[fh]
     c.passthrough.closed(request.nodeid)
-    c.operations.release(handle)
+    if not isinstance(handle, Unopened):
+        c.operations.release(handle)
 
 
 def fallocate(c: Connection, request: Request, fh: int, position: int, length: int, mode: int) -> None:
