@@ -300,6 +300,14 @@ def test_layers_on_a_stacked_filesystem(place: Path) -> None:
         subprocess.run(["umount", place / "stacked"], check=True)
 
 
+def test_the_engine_fusepy_refuses_what_it_cannot_do(place: Path) -> None:
+    pytest.importorskip("fuse", reason="needs the Python package fusepy", exc_type=ImportError)
+    options = f"lowerdir={place}/lower,open=cached,engine=fusepy"
+    command = [sys.executable, "-m", "unionfs", "mount", place / "merged", "-o", options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and "open=cached: libfuse 2 opens each file" in result.stderr
+
+
 # --- the table of backing files
 
 

@@ -69,7 +69,7 @@ COMMANDS = {
         _arguments,
         _stats,
         "An id is that of a file that the kernel reads and writes by itself. One that is not open keeps its id\n"
-        "until the kernel forgets it, at most 1,024 of them. A former node is a lower file that somebody opened\n"
+        "until the kernel forgets it, at most 16,384 of them. A former node is a lower file that somebody opened\n"
         "before it was copied up, and still reads.",
     )
 }

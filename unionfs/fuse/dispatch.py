@@ -138,8 +138,11 @@ def setattr_without_open(c: Connection, request: Request, valid: int, *arguments
 
 
 def read_without_open(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer | HandOver:
-    with c.files.using(request.nodeid, c.inodes[request.nodeid]) as handle:
-        found = c.operations.read_cached(handle, position, size)
+    one = c.files.take(request.nodeid, c.inodes[request.nodeid])
+    try:
+        found = c.operations.read_cached(one.handle, position, size)
+    finally:
+        c.files.give_back(one)
     return HAND_OVER if found is None else found
 
 

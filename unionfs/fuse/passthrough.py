@@ -40,8 +40,8 @@ from unionfs.linux import fusedev
 from unionfs.linux.capabilities import CAP_FSETID, without
 from unionfs.union.operations import FileHandle, Inode, Operations
 
-KEPT = 1024
-"""Ids at most of files that are not open."""
+KEPT = 16_384
+"""Ids at most of files that are not open: some 20 MiB of the kernel's memory, which forgets nodes when it is short."""
 
 _CACHED = 0
 _NEVER = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
