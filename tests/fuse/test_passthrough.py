@@ -92,6 +92,9 @@ def test_the_daemon_carries_no_data_of_upper_files(watched: tuple[Path, Log]) ->
         file.write(b"x" * 100_000)
         assert os.pread(file.fileno(), 5, 50_000) == b"xxxxx"
         os.fsync(file.fileno())
+    with open(merged / "new", "rb", 0) as first, open(merged / "new", "r+b", 0) as file:
+        os.pwrite(file.fileno(), b"y", 99_999)
+        assert os.pread(first.fileno(), 2, 99_998) == b"xy"
     with open(merged / "new", "r+b", 0) as file, mmap.mmap(file.fileno(), 100_000) as mapped:
         mapped[5:8] = b"map"
         assert os.pread(file.fileno(), 8, 1) == b"xxxxmapx"

@@ -1,7 +1,8 @@
 """Passthrough: the kernel reads and writes an open file's data by itself, in the layer's own file.
 
-Called by `calls.py` when a file is opened, closed or about to be changed. Linux 6.9 and CAP_SYS_ADMIN in the first user
-namespace; where that is missing, or a layer lies on a stacked filesystem, data goes through this process.
+Called by `calls.py` and `filecalls.py` when a file is opened, closed or about to be changed. Linux 6.9 and
+CAP_SYS_ADMIN in the first user namespace; where that is missing, or a layer lies on a stacked filesystem, data goes
+through this process.
 
 One node has one backing file (fs/fuse/iomode.c): as long as a file is open anywhere, every further descriptor is passed
 through to the same backing file, or none is. So the first one decides, for all until the last close:
@@ -37,7 +38,7 @@ from unionfs.fuse import protocol
 from unionfs.layer.layer import Layer
 from unionfs.layer.location import Location
 from unionfs.linux import fusedev
-from unionfs.linux.capabilities import CAP_FSETID, without
+from unionfs.linux.capabilities import CAP_FSETID, Without
 from unionfs.union.operations import FileHandle, Inode, Operations
 
 KEPT = 16_384
@@ -80,6 +81,7 @@ class Passthrough:
         self._lock = Lock()
         self._files: dict[int, _File] = {}
         self._idle: dict[int, None] = {}
+        self._humbly = Without(CAP_FSETID)
         self._stacked: set[int] = set()
         """Filesystems whose files are stacked upon another's already."""
 
@@ -212,7 +214,7 @@ class Passthrough:
         if self.connection is None or layer.device in self._stacked:
             return _CACHED
         try:
-            with without(CAP_FSETID) if layer.writable else nullcontext():
+            with self._humbly if layer.writable else nullcontext():
                 backing = fusedev.backing_open(self.connection, descriptor)
         except OSError as error:
             self._refused(error, layer)
