@@ -294,7 +294,9 @@ def test_layers_on_a_stacked_filesystem(place: Path) -> None:
         with open(place / "merged/file", "r+b", 0) as file:
             file.write(b"NEW")
         assert (place / "merged/file").read_bytes() == b"NEW" + OLD[3:]
-        assert "stacked filesystem" in (place / "log").read_text() and live(place / "merged") == 0
+        told = (place / "log").read_text()
+        assert f"data goes through the daemon: {place}/stacked/upper lies on a stacked filesystem" in told
+        assert (stats(place / "merged")["data_path"], live(place / "merged")) == ("daemon", 0)
         unmount(os.fsencode(place / "merged"))
     finally:
         subprocess.run(["umount", place / "stacked"], check=True)

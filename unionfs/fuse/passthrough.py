@@ -81,19 +81,27 @@ class Passthrough:
         self._lock = Lock()
         self._files: dict[int, _File] = {}
         self._idle: dict[int, None] = {}
+        self._is_attempted = False
         self._humbly = Without(CAP_FSETID)
         self._stacked: set[int] = set()
         """Filesystems whose files are stacked upon another's already."""
 
     def attempt(self) -> None:
-        """Find out, with one file of each filesystem that the layers lie on, whether the kernel takes it."""
-        for descriptor, layer in self._operations.snapshots.examples():
+        """Find out, with one file of each filesystem that the layers lie on, whether the kernel takes it. There is no
+        passthrough if it takes none."""
+        examples = self._operations.snapshots.examples()
+        taken = 0
+        for descriptor, layer in examples:
             try:
                 backing = self._register(descriptor, layer)
             finally:
                 os.close(descriptor)
             if backing != _CACHED:
+                taken += 1
                 self._close(backing)
+        if examples and not taken:
+            self.connection = None
+        self._is_attempted = True
 
     # Opening and closing
 
@@ -226,11 +234,13 @@ class Passthrough:
         if error.errno == errno.ELOOP:
             self._stacked.add(layer.device)
             self.why = f"{os.fsdecode(layer.path)} lies on a stacked filesystem"
-            events.info(f"{self.why}: data of its files goes through the daemon")
         elif error.errno in _NEVER:
             self.connection = None
             self.why = f"the kernel allows no passthrough ({error.strerror})"
-            events.info(f"{self.why}: data goes through the daemon")
+        else:
+            return
+        if self._is_attempted:  # else whoever attempted it tells
+            events.info(f"data goes through the daemon: {self.why}")
 
     def _forget(self, nodeid: int) -> None:
         self._idle.pop(nodeid, None)
