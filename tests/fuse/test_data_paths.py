@@ -5,6 +5,7 @@ On a real mount by root, beside `test_passthrough.py`; and the table of backing 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -182,6 +183,20 @@ def test_many_threads_open_to_read_and_to_write(place: Path, mode: str) -> None:
         os.unlink(merged / name)
     wait_for_live(merged, 0)
     assert stats(merged)["former_nodes"] == 0
+
+
+@needs_passthrough
+@pytest.mark.parametrize("mode", MODES)
+def test_locks_of_a_snapshot_are_its_own(place: Path, mode: str) -> None:
+    """A limit, and documented as one: to the kernel it is another inode than the file that was written to."""
+    merged = mount(place, **MODES[mode])
+    with open(merged / "file", "rb") as old, open(merged / "file", "r+b") as new:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert mode == "passthrough"
+        except BlockingIOError:
+            assert mode != "passthrough"
 
 
 # --- without OPEN
