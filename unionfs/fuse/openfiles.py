@@ -15,7 +15,8 @@ from threading import Lock
 from unionfs.union.operations import FileHandle, Inode, Operations
 
 MOST = 2048
-"""Files at most that are kept open; a quarter of what the process may have open, where that is less."""
+"""Files at most that are kept open; where that is less, an eighth of the descriptors that the process may have: a partly
+copied file takes three of them, and is synced before it is closed."""
 
 
 class Opened:
@@ -34,7 +35,7 @@ class OpenFiles:
         self._operations = operations
         self._lock = Lock()
         self._opened: dict[tuple[int, bool], Opened] = {}
-        self._most = max(16, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._most = max(16, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
     def __len__(self) -> int:
         return len(self._opened)
