@@ -15,7 +15,7 @@ from threading import Lock
 from unionfs.union.operations import FileHandle, Inode, Operations
 
 MOST = 2048
-"""Files at most that are kept open; where that is less, an eighth of the descriptors that the process may have: a partly
+"""Files at most that are kept open; where that is less, an eighth of the descriptors it may have: a partly
 copied file takes three of them, and is synced before it is closed."""
 
 
