@@ -180,7 +180,7 @@ def test_the_log(stage: Stage) -> None:
     assert stage.mount("log=messages") == (0, "", "")
     stage.umount()
     lines = (stage.path / "messages").read_text().splitlines()
-    assert any(line.endswith(f"unionfs: mounted on {stage.merged.resolve()} by mount(2)") for line in lines)
+    assert any(f"unionfs: mounted on {stage.merged.resolve()} by mount(2); " in line for line in lines)
     assert all(line[:4].isdigit() and line[4] == "-" for line in lines)
 
 
@@ -270,7 +270,7 @@ def test_debug_shows_the_requests(stage: Stage) -> None:
     (stage.merged / "file").read_text()
     stage.umount()
     status, _, told = process.end()
-    assert status == 0 and b"file" in told and b"READ" in told.upper()
+    assert status == 0 and b"file" in told and b" OPEN " in told
 
 
 @pytest.mark.parametrize("engine", ["native", "fusepy"])

@@ -3,6 +3,8 @@
 Two marks. `subjects("mounted", dialect="aufs")` names the kinds of subject that a test is about: "model", "core",
 "native", "fusepy", "kernel", or "mounted", "ours", "engines", "real" for several. `differs(kernel="why")` says on which
 kind (or "ours") the behaviour is known to be another, and why: the test must fail there, or the mark is out of date.
+Two more words say how the native engine opens files: "passthrough", where the kernel reads lower files by itself, and
+"cached".
 
 UNIONFS_SUBJECTS=model,core-aufs restricts a run to these.
 """
@@ -22,7 +24,8 @@ import pytest
 
 from tests.contract import layers
 from tests.contract.mounter import ROOT, Mounter
-from tests.contract.subject import Core, ModelSubject, Ours, Subject, subject_of
+from tests.contract.subject import OPENINGS, Core, ModelSubject, Ours, Subject, subject_of
+from unionfs.linux.capabilities import rules_the_machine
 
 GROUPS = {
     "mounted": {"native", "fusepy", "kernel"},
@@ -35,9 +38,12 @@ SUBJECTS: list[tuple[str, ...]] = [
     ("model", ""), ("kernel", "overlay"), ("core", "aufs"), ("core", "overlay"),
     ("native", "aufs"), ("native", "overlay"), ("fusepy", "aufs"), ("fusepy", "overlay"),
     ("core", "aufs", "block"), ("core", "overlay", "auto"), ("native", "aufs", "block"),
-    ("native", "aufs", "index"), ("native", "overlay", "index"),
+    ("native", "aufs", "index"), ("native", "aufs", "cached"), ("native", "aufs", "coherent"),
 ]  # fmt: skip
-"""Kind and dialect; then what is not the default: how files are copied up (of any size), or the layer index."""
+"""Kind and dialect; then what is not the default: how files are copied up (of any size), how they are opened, or the
+layer index."""
+
+PASSES = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 9) and rules_the_machine()
 
 
 def kinds_of(words: Sequence[str]) -> set[str]:
@@ -71,7 +77,12 @@ def name_of(pair: tuple[str, ...]) -> str:
 
 
 def marks_of(pair: tuple[str, ...], reasons: dict[str, str]) -> list[Any]:
-    return [pytest.mark.xfail(strict=True, reason=reasons[pair[0]])] if pair[0] in reasons else []
+    return [pytest.mark.xfail(strict=True, reason=reasons[word]) for word in words_of(pair) if word in reasons]
+
+
+def words_of(pair: tuple[str, ...]) -> list[str]:
+    opening = next((word for word in pair[2:] if word in OPENINGS), "passthrough" if PASSES else "coherent")
+    return [pair[0], opening] if pair[0] == "native" else [pair[0]]
 
 
 @pytest.fixture

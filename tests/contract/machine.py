@@ -68,7 +68,7 @@ def sound(rough: list[list[tuple[str, Any, int]]]) -> list[layers.Layer]:
         below = layers.merged(done[::-1])
         layer: dict[str, Any] = {}
         for path, what, twin in wanted:
-            if path in layer or not _fits(layer, path) or (what is layers.WHITEOUT and not _there(below, path)):
+            if path in layer or not _fits(layer, path) or (what is layers.WHITEOUT and not _hides(layer, below, path)):
                 continue
             files = [name for name, other in layer.items() if isinstance(other, layers.File)]
             if isinstance(what, layers.File) and files and twin % 2:
@@ -86,6 +86,13 @@ def _fits(layer: dict[str, Any], path: str) -> bool:
     parents = ["/".join(above[:depth]) for depth in range(1, len(above))]
     below = any(name.startswith(path + "/") for name in layer)
     return not below and all(isinstance(layer.get(parent, layers.Dir()), layers.Dir) for parent in parents)
+
+
+def _hides(layer: dict[str, Any], below: Model, path: str) -> bool:
+    """Whether a whiteout hides something. In an opaque directory it would not, and overlayfs lists it there."""
+    above = path.split("/")
+    parents = [layer.get("/".join(above[:depth])) for depth in range(1, len(above))]
+    return _there(below, path) and not any(isinstance(parent, layers.Dir) and parent.opaque for parent in parents)
 
 
 def _there(model: Model, path: str) -> bool:

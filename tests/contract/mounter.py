@@ -47,7 +47,7 @@ class Mounter:
             "engine": subject.kind, "point": str(subject.point), "log": str(log), "dialect": subject.dialect,
             "lower": list(map(str, subject.lowers)),
             "upper": subject.upper and str(subject.upper), "work": subject.work and str(subject.work),
-            "copying": subject.copying, "serving": {"index": "on"} if subject.way == "index" else {},
+            "copying": subject.copying, "opening": subject.opening, "index": "on" if subject.index else "off",
         }  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -74,8 +74,11 @@ def main() -> None:
         names = ("lower", "upper", "work", "dialect")
         union = Operations(**{name: request[name] for name in names}, **request["copying"])
         read_only = () if request["upper"] else ("ro",)
-        point, how = os.fsencode(request["point"]), request["serving"]
-        mount.serve(union, point, engine=request["engine"], flags=read_only, ready=ready, **how)
+        opening = "cached" if request["opening"] == "cached" else "passthrough"
+        mount.serve(
+            union, os.fsencode(request["point"]), engine=request["engine"], flags=read_only, ready=ready,
+            opening=opening, coherent=request["opening"] == "coherent", index=request["index"],
+        )  # fmt: skip
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

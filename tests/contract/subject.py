@@ -29,7 +29,6 @@ import unionfs
 from tests.contract import layers
 from tests.contract.mounter import Mounter
 from tests.model import ANY, NOW, UTIME_NOW, Model
-from unionfs.union.copyup import COPYUP
 
 Path = str | bytes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -134,16 +133,19 @@ class Subject:
     """A union of real layers. `lowers` topmost first; `upper` and `work` are None in a read-only one."""
 
     kind = ""
-    way: str | None = None
-    """In which way the union is not the default one: how files are copied up, or "index"."""
+    copyup: str | None = None
     """How files are copied up; where this is said, those of any size."""
+    opening: str | None = None
+    """The mount option open=, or "coherent"."""
+    index = False
+    """Whether the layer index is used."""
 
     def __init__(self, lowers: Sequence[FilePath], upper: FilePath | None, work: FilePath | None, dialect: str) -> None:
         self.lowers, self.upper, self.work, self.dialect = list(lowers), upper, work, dialect
 
     @property
     def copying(self) -> dict[str, Any]:
-        return {"copyup": self.way, "copyup_threshold": 1} if self.way in COPYUP else {}
+        return {"copyup": self.copyup, "copyup_threshold": 1} if self.copyup else {}
 
     @property
     def name(self) -> str:
@@ -431,6 +433,9 @@ class Kernel(Mounted):
             self.is_mounted = False
 
 
+OPENINGS = ("cached", "coherent")
+"""Variants of the native engine: how it opens files."""
+
 MOUNTED: dict[str, type[Mounted]] = {"native": Native, "fusepy": Fusepy, "kernel": Kernel}
 
 
@@ -446,5 +451,11 @@ def subject_of(
         subject = MOUNTED[kind[0]](*places, kind[1], directory("merged"))
         if isinstance(subject, Ours):
             subject.mounter = mounter
-    subject.way = kind[2] if len(kind) > 2 else None
+    for variant in kind[2:]:
+        if variant in OPENINGS:
+            subject.opening = variant
+        elif variant == "index":
+            subject.index = True
+        else:
+            subject.copyup = variant
     return subject

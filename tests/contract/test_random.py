@@ -21,8 +21,9 @@ TOGETHER = {
     "core-overlay without data": ([("core", "overlay", "auto")], 60),
     "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 150),
     "native-aufs": ([("native", "aufs")], 20),
-    "native-aufs with the index": ([("native", "aufs", "index")], 20),
+    "native-aufs with the index": ([("native", "aufs", "index", "coherent")], 20),
     "native-overlay": ([("native", "overlay")], 20),
+    "native-aufs without opening": ([("native", "aufs", "cached")], 15),
     "fusepy-aufs": ([("fusepy", "aufs")], 10),
     "fusepy-overlay": ([("fusepy", "overlay")], 10),
 }

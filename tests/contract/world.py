@@ -19,7 +19,7 @@ from typing import Any
 from tests.contract import layers, tree
 from tests.contract.conftest import manifest
 from tests.contract.mounter import Mounter
-from tests.contract.subject import Kernel, Ours, Subject, subject_of
+from tests.contract.subject import OPENINGS, Kernel, Ours, Subject, subject_of
 from tests.model import ANY, File, Node
 
 Kinds = Sequence[tuple[str, ...]]
@@ -79,7 +79,10 @@ class World:
         return path
 
     def _subject(self, kind: tuple[str, ...], below: list[Path], upper: Path, work: Path | None = None) -> Subject:
+        """A native one is mounted with coherent: the model knows one file, whenever it was opened."""
         places = (below, upper, work or self._directory("work"))
+        if kind[0] == "native" and not set(kind) & set(OPENINGS):
+            kind = (*kind, "coherent")
         return subject_of(kind, places, self._directory, self.mounter)
 
     # One operation

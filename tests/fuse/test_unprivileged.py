@@ -23,7 +23,7 @@ os.link("lower/file", "lower/twin")
 facts = {}
 
 def mount():
-    return unionfs.mount("merged", lower=["lower"], upper="upper", work="work", userxattr=True)
+    return unionfs.mount("merged", lower=["lower"], upper="upper", work="work", userxattr=True, open=sys.argv[2])
 
 with mount():
     os.chdir("merged")
@@ -39,6 +39,8 @@ with mount():
 with mount():
     facts["again"] = os.stat("merged/file").st_ino == number == os.stat("merged/twin").st_ino
     facts["content"] = open("merged/twin").read()
+    found = json.loads(os.getxattr("merged", "user.unionfs.stats"))
+    facts["data"] = [found["data_path"], bool(found["why"])]
     facts["names"] = sorted(os.listdir("merged")) + sorted(os.listdir("merged/dir")) + os.listdir("merged/moved")
     facts["inner"] = open("merged/moved/inner").read()
     facts["mine"] = os.getxattr("merged/dir", "user.mine").decode()
@@ -51,18 +53,20 @@ print(json.dumps(facts))
 """
 
 
+@pytest.mark.parametrize("opening, data", [("passthrough", "daemon"), ("cached", "cached")])
 @pytest.mark.parametrize("way", unprivileged.WAYS)
-def test_an_ordinary_users_union(way: str) -> None:
+def test_an_ordinary_users_union(way: str, opening: str, data: str) -> None:
     with unprivileged.user(way) as run:
         place = Path(run.folder) / "place"
         place.mkdir()
         os.chown(place, unprivileged.UID, unprivileged.UID)
-        result = run(PROGRAM, str(place))
+        result = run(PROGRAM, str(place), opening)
         assert result.returncode == 0, result.stderr
         lower = {path.name: path.read_text() for path in (place / "lower").rglob("*") if path.is_file()}
     assert json.loads(result.stdout) == {
         "numbers": True,
         "again": True,
+        "data": [data, True],
         "content": "lower lower/file, and more",
         "names": ["dir", "file", "moved", "twin", "inner"],
         "inner": "lower lower/dir/inner",

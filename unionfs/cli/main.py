@@ -40,6 +40,7 @@ PLACES = {
     "settle": Place("blocks", "complete the files that were copied up in part"),
     "apply": Place("keep", "keep the changes: write them into a lower layer or a new directory"),
     "discard": Place("keep", "drop the changes: empty the upper layer"),
+    "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),

@@ -1,4 +1,5 @@
-"""Each request as a call of the union: a few lines between the protocol's arguments and one method of operations.
+"""Each request as a call of the union: a few lines between the protocol's arguments and one method of operations. Those
+of open files are in `filecalls.py`.
 
 Called through the table in `dispatch.py`. A call takes the connection, the request (for its node and its caller) and
 the decoded arguments. It returns what the row's encoder takes, or raises OSError. It may run in any thread.
@@ -13,13 +14,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import NamedTuple
 
 from unionfs.errors import UnionfsError
-from unionfs.fuse import passthrough, protocol, stats, wire
+from unionfs.fuse import protocol, stats, wire
 from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.openfiles import OpenFiles
-from unionfs.fuse.passthrough import Passthrough
+from unionfs.fuse.passthrough import Passthrough, stale
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
 from unionfs.union.operations import Attributes, Caller, FileHandle, Inode, Node, Operations
@@ -38,8 +41,15 @@ PID_XATTR = b"user.unionfs.pid"
 STATS_XATTR = b"user.unionfs.stats"
 """Virtual, on the root: what the daemon did and holds, as JSON (`stats.py`)."""
 
-_CHANGES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _WANTED = sum(protocol.INIT_FLAGS[name] for name in WANTED)
+
+
+class Unopened(NamedTuple):
+    """A handle whose data the kernel carries: the real file is opened when it is needed for something else."""
+
+    nodeid: int
+    inode: Inode
+    flags: int
 
 
 class Connection:
@@ -58,6 +68,7 @@ class Connection:
         """Requests, by opcode."""
         self.request_names: Sequence[str] = ()
         """Set by the server: what they are called."""
+        self._opening = Lock()
         self.minor = 0
         self.flags = 0
         self.interrupt: Callable[[int], None] = lambda unique: None
@@ -67,6 +78,32 @@ class Connection:
         """Nodeid and attributes of what a method of the union gave us a reference to: it is the kernel's from here."""
         inode, attributes = node
         return self.nodes.remember(inode), attributes
+
+    def file(self, number: int) -> FileHandle:
+        """The open file of that handle."""
+        handle = self.handles[number]
+        if not isinstance(handle, Unopened):
+            return handle  # type: ignore[no-any-return]
+        with self._opening:
+            handle = self.handles[number]
+            if isinstance(handle, Unopened):
+                handle = self.handles[number] = self._open(handle)
+            return handle  # type: ignore[no-any-return]
+
+    def _open(self, handle: Unopened) -> FileHandle:
+        opened, below = self.operations.open(handle.inode, handle.flags), self.passthrough.below(handle.nodeid)
+        if below is not None:
+            self.operations.snapshots.join(opened, below)
+        return opened
+
+    def before_change(self, nodeid: int, inode: Inode) -> None:
+        """The data of a node is about to be changed: raises ESTALE where descriptors that are passed through need it.
+
+        The object is copied up first. Otherwise somebody could open the lower file by the new node, before the caller
+        comes again with that; and the kernel asks again only once."""
+        if self.passthrough.parted(nodeid, inode):
+            self.operations.setattr(inode)
+            raise stale()
 
     def _died(self, nodeid: int) -> None:
         self.passthrough.forgotten(nodeid)
@@ -144,7 +181,7 @@ def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int
     """All names of a file must lead to one node. A former one's descriptor may be given a name: the new node's."""
     inode = c.inodes[nodeid]
     if nodeid not in c.passthrough.former:
-        c.passthrough.before_change(nodeid, inode)
+        c.before_change(nodeid, inode)
     return c.enter(c.operations.link(inode, c.inodes[request.nodeid], name))
 
 
@@ -183,7 +220,7 @@ def getattr_(c: Connection, request: Request, flags: int, fh: int) -> bytes | At
 
 
 def _getattr(c: Connection, request: Request, flags: int, fh: int) -> Attributes:
-    handle, inode = c.handles[fh] if flags & protocol.GETATTR_FH else None, c.inodes[request.nodeid]
+    handle, inode = c.file(fh) if flags & protocol.GETATTR_FH else None, c.inodes[request.nodeid]
     return _shown(c, request.nodeid, c.operations.getattr(inode, handle))
 
 
@@ -205,7 +242,7 @@ def setattr_(
     """FATTR_CTIME comes with the writeback cache only, FATTR_LOCKOWNER with remote locks: neither is asked for."""
     inode = c.inodes[request.nodeid]
     if valid & protocol.FATTR_SIZE:
-        c.passthrough.before_change(request.nodeid, inode)
+        c.before_change(request.nodeid, inode)
     attributes = c.operations.setattr(
         inode,
         mode=stat.S_IMODE(mode) if valid & protocol.FATTR_MODE else None,
@@ -214,9 +251,11 @@ def setattr_(
         size=size if valid & protocol.FATTR_SIZE else None,
         atime_ns=_time(valid, protocol.FATTR_ATIME, protocol.FATTR_ATIME_NOW, atime, atime_ns),
         mtime_ns=_time(valid, protocol.FATTR_MTIME, protocol.FATTR_MTIME_NOW, mtime, mtime_ns),
-        handle=c.handles[fh] if valid & protocol.FATTR_FH else None,
+        handle=c.file(fh) if valid & protocol.FATTR_FH else None,
         kill_priv=bool(valid & protocol.FATTR_KILL_SUIDGID),
     )
+    if valid & protocol.FATTR_MODE and mode & (stat.S_ISUID | stat.S_ISGID):
+        c.passthrough.not_kept(c.nodes.nodeid_of(inode) or request.nodeid)
     return _shown(c, request.nodeid, attributes)
 
 
@@ -269,97 +308,3 @@ def removexattr(c: Connection, request: Request, name: bytes) -> None:
     c.operations.removexattr(c.inodes[request.nodeid], name)
 
 
-# --- files
-
-
-def open_(c: Connection, request: Request, flags: int, open_flags: int) -> tuple[int, int, int]:
-    """The page cache stays right, since only the kernel changes a file; O_TRUNC lets it go."""
-    nodeid = request.nodeid
-    inode = c.inodes[nodeid]
-    if flags & _CHANGES:
-        c.passthrough.before_change(nodeid, inode)
-    handle = c.operations.open(inode, flags, bool(open_flags & protocol.OPEN_KILL_SUIDGID))
-    backing = _backing(c, nodeid, handle)
-    kept = 0 if flags & os.O_TRUNC or not c.passthrough.may_keep_cache(nodeid) else protocol.FOPEN_KEEP_CACHE
-    return c.handles.add(handle), passthrough.flags(backing, kept), backing
-
-
-def _backing(c: Connection, nodeid: int, handle: FileHandle) -> int:
-    try:
-        return c.passthrough.opened(nodeid, handle)
-    except BaseException:
-        c.operations.release(handle)
-        raise
-
-
-def create(
-    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int, int]:
-    caller = Caller(request.uid, request.gid, umask, request.pid)
-    kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
-    c.nodes.bind(request.nodeid, name)
-    inode, attributes, handle = c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill)
-    known = c.nodes.nodeid_of(inode)
-    if known is not None and flags & _CHANGES:  # it was there; the answer gives its name the new node
-        c.passthrough.parted(known, inode)
-    return _created(c, inode, attributes, handle)
-
-
-def tmpfile(
-    c: Connection, request: Request, flags: int, mode: int, umask: int
-) -> tuple[int, Attributes, int, int, int]:
-    caller = Caller(request.uid, request.gid, umask, request.pid)
-    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
-
-
-def _created(
-    c: Connection, inode: Inode, attributes: Attributes, handle: FileHandle
-) -> tuple[int, Attributes, int, int, int]:
-    nodeid, attributes = c.enter((inode, attributes))
-    try:
-        backing = _backing(c, nodeid, handle)
-    except BaseException:
-        c.nodes.forget(nodeid, 1)
-        raise
-    return nodeid, attributes, c.handles.add(handle), passthrough.flags(backing, 0), backing
-
-
-def read(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer:
-    return c.operations.read(c.handles[fh], position, size)
-
-
-def write(c: Connection, request: Request, fh: int, position: int, flags: int, content: memoryview) -> int:
-    return c.operations.write(c.handles[fh], position, content, bool(flags & protocol.WRITE_KILL_SUIDGID))
-
-
-def flush(c: Connection, request: Request, fh: int) -> None:
-    c.operations.flush(c.handles[fh])
-
-
-def fsync(c: Connection, request: Request, fh: int, flags: int) -> None:
-    c.operations.fsync(c.handles[fh], bool(flags & protocol.FSYNC_FDATASYNC))
-
-
-def release(c: Connection, request: Request, fh: int) -> None:
-    handle = c.handles[fh]
-    del c.handles[fh]
-    c.passthrough.closed(request.nodeid)
-    c.operations.release(handle)
-
-
-def fallocate(c: Connection, request: Request, fh: int, position: int, length: int, mode: int) -> None:
-    c.operations.fallocate(c.handles[fh], mode, position, length)
-
-
-def lseek(c: Connection, request: Request, fh: int, position: int, whence: int) -> int:
-    return c.operations.lseek(c.handles[fh], position, whence)
-
-
-def copy_file_range(
-    c: Connection, request: Request, fh: int, position: int, nodeid: int, fh_out: int, position_out: int, length: int,
-    flags: int,
-) -> int:  # fmt: skip
-    """copy_file_range(2) has no flags; one that came would mean something we do not know."""
-    if flags:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    return c.operations.copy_file_range(c.handles[fh], position, c.handles[fh_out], position_out, length)

@@ -1,4 +1,4 @@
-"""Data path: who carries the bytes of open files. Agreed on when a mount starts, and told in one line of the log.
+"""Data path: who carries the bytes of open files. Agreed on when a mount starts, and told in the log.
 
 Called by `calls.py` for INIT and by `server.py` once that is answered, since a backing file can be tried then only:
 
@@ -9,7 +9,6 @@ Called by `calls.py` for INIT and by `server.py` once that is answered, since a 
 
 from __future__ import annotations
 
-from unionfs import events
 from unionfs.fuse import protocol
 from unionfs.fuse.passthrough import Passthrough
 from unionfs.linux.capabilities import rules_the_machine
@@ -30,7 +29,9 @@ class DataPath:
         self.coherent = coherent
         self.way = "daemon"
         self.why = ""
-        """Why it is not passthrough."""
+        """Why it is not passthrough, or not for all layers."""
+        self.told = ""
+        """The same in words."""
 
     def wanted(self, wanted: int, offered: int) -> int:
         """Of the abilities that are wanted of the kernel those that go with this way, and are offered."""
@@ -45,7 +46,7 @@ class DataPath:
         return wanted & offered
 
     def find(self, agreed: int, passthrough: Passthrough) -> None:
-        """See what can be had, try it, and tell."""
+        """See what can be had, and try it."""
         if agreed & _PASSTHROUGH:
             passthrough.attempt()
             self.why = passthrough.why
@@ -53,10 +54,10 @@ class DataPath:
             passthrough.connection = None
         if passthrough.connection is not None:
             self.way = "passthrough"
-            told = _TELLS["coherent" if self.coherent else "passthrough"]
+            self.told = _TELLS["coherent" if self.coherent else "passthrough"]
+            self.told += f"; not all: {self.why}" if self.why else ""
         elif agreed & _NO_OPEN:
             self.way = "cached"
-            told = _TELLS["cached"]
+            self.told = _TELLS["cached"]
         else:
-            told = f"data goes through the daemon: {self.why}"
-        events.info(told)
+            self.told = f"data goes through the daemon: {self.why}"

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from unionfs.fuse import calls, directories, noopen, protocol, wire
+from unionfs.fuse import calls, directories, filecalls, noopen, protocol, wire
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
@@ -79,7 +79,7 @@ def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -
     """What is opened for reading is not copied up. What is to be cut is not either, but may be in the midst of it."""
     if c.operations.may_open_wait(c.inodes[request.nodeid], flags):
         return HAND_OVER
-    return calls.open_(c, request, flags, open_flags)
+    return filecalls.open_(c, request, flags, open_flags)
 
 
 def create_on_main(
@@ -87,7 +87,7 @@ def create_on_main(
 ) -> tuple[int, Attributes, int, int, int] | HandOver:
     """A name that is there after all is opened, which may mean to copy it up."""
     try:
-        return calls.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
+        return filecalls.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
     except FileExistsError:
         if flags & os.O_EXCL:
             raise
@@ -118,16 +118,16 @@ def _name_blocks(c: Connection, parent: Inode, name: bytes) -> bool:
 
 
 def read_on_main(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer | HandOver:
-    found = c.operations.read_cached(c.handles[fh], position, size)
+    found = c.operations.read_cached(c.file(fh), position, size)
     return HAND_OVER if found is None else found
 
 
 def write_on_main(
     c: Connection, request: Request, fh: int, position: int, flags: int, content: memoryview
 ) -> int | HandOver:
-    if len(content) >= BIG_WRITE or c.operations.may_write_wait(c.handles[fh], position, len(content)):
+    if len(content) >= BIG_WRITE or c.operations.may_write_wait(c.file(fh), position, len(content)):
         return HAND_OVER
-    return calls.write(c, request, fh, position, flags, content)
+    return filecalls.write(c, request, fh, position, flags, content)
 
 
 # --- the same, where files are not opened (open=cached)
@@ -138,8 +138,11 @@ def setattr_without_open(c: Connection, request: Request, valid: int, *arguments
 
 
 def read_without_open(c: Connection, request: Request, fh: int, position: int, size: int) -> wire.Buffer | HandOver:
-    with c.files.using(request.nodeid, c.inodes[request.nodeid]) as handle:
-        found = c.operations.read_cached(handle, position, size)
+    one = c.files.take(request.nodeid, c.inodes[request.nodeid])
+    try:
+        found = c.operations.read_cached(one.handle, position, size)
+    finally:
+        c.files.give_back(one)
     return HAND_OVER if found is None else found
 
 
@@ -193,12 +196,12 @@ _ROWS = {
     protocol.RMDIR: row("RMDIR", "name", wire.named(""), calls.rmdir, wire.done),
     protocol.RENAME: row("RENAME", "newdir old new", wire.named("Q", 2), calls.rename, wire.done, rename_on_main),
     protocol.LINK: row("LINK", "oldnode name", wire.named("Q"), calls.link, wire.entry, link_on_main),
-    protocol.OPEN: row("OPEN", "flags open_flags", wire.fixed("II"), calls.open_, wire.opened, open_on_main),
-    protocol.READ: row("READ", "fh offset size", _page, calls.read, wire.data, read_on_main),
-    protocol.WRITE: row("WRITE", "fh offset write_flags data", wire.write, calls.write, wire.count, write_on_main),
+    protocol.OPEN: row("OPEN", "flags open_flags", wire.fixed("II"), filecalls.open_, wire.opened, open_on_main),
+    protocol.READ: row("READ", "fh offset size", _page, filecalls.read, wire.data, read_on_main),
+    protocol.WRITE: row("WRITE", "fh offset write_flags data", wire.write, filecalls.write, wire.count, write_on_main),
     protocol.STATFS: row("STATFS", "", wire.nothing, calls.statfs, wire.statfs),
-    protocol.RELEASE: row("RELEASE", "fh", _handle, calls.release, wire.done),
-    protocol.FSYNC: row("FSYNC", "fh datasync", _sync, calls.fsync, wire.done, always),
+    protocol.RELEASE: row("RELEASE", "fh", _handle, filecalls.release, wire.done),
+    protocol.FSYNC: row("FSYNC", "fh datasync", _sync, filecalls.fsync, wire.done, always),
     protocol.SETXATTR: row(
         "SETXATTR", "name value xattr_flags setxattr_flags", wire.setxattr, calls.setxattr, wire.done,
         unless_node_blocks(calls.setxattr),
@@ -208,7 +211,7 @@ _ROWS = {
     protocol.REMOVEXATTR: row(
         "REMOVEXATTR", "name", wire.xattr_name(""), calls.removexattr, wire.done, unless_node_blocks(calls.removexattr)
     ),
-    protocol.FLUSH: row("FLUSH", "fh", _handle, calls.flush, wire.done),
+    protocol.FLUSH: row("FLUSH", "fh", _handle, filecalls.flush, wire.done),
     protocol.INIT: row("INIT", "major minor max_readahead init_flags", wire.init, calls.init, wire.initialised),
     protocol.OPENDIR: row("OPENDIR", "flags", wire.fixed("I4x"), directories.opendir, wire.opened),
     protocol.READDIR: row("READDIR", "fh offset size", _page, directories.readdir, wire.data),
@@ -219,7 +222,7 @@ _ROWS = {
     protocol.SETLKW: row("SETLKW", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.ACCESS: row("ACCESS", "mask", wire.fixed("I4x"), _ENOSYS, wire.done),
     protocol.CREATE: row(
-        "CREATE", "flags mode umask open_flags name", wire.named("IIII"), calls.create, wire.created, create_on_main
+        "CREATE", "flags mode umask open_flags name", wire.named("IIII"), filecalls.create, wire.created, create_on_main
     ),
     protocol.INTERRUPT: row("INTERRUPT", "unique", wire.fixed("Q"), calls.interrupt, wire.no_reply),
     protocol.BMAP: row("BMAP", "block blocksize", wire.fixed("QI4x"), _ENOSYS, wire.done),
@@ -229,25 +232,25 @@ _ROWS = {
     protocol.NOTIFY_REPLY: row("NOTIFY_REPLY", "", wire.fixed("40x"), calls.nothing, wire.no_reply),
     protocol.BATCH_FORGET: row("BATCH_FORGET", "nodes", wire.batch_forget, calls.batch_forget, wire.no_reply),
     protocol.FALLOCATE: row(
-        "FALLOCATE", "fh offset length fallocate_mode", wire.fixed("QQQI4x"), calls.fallocate, wire.done, always
+        "FALLOCATE", "fh offset length fallocate_mode", wire.fixed("QQQI4x"), filecalls.fallocate, wire.done, always
     ),
     protocol.READDIRPLUS: row("READDIRPLUS", "fh offset size", _page, directories.readdirplus, wire.data),
     protocol.RENAME2: row(
         "RENAME2", "newdir rename_flags old new", wire.named("QI4x", 2), calls.rename2, wire.done, rename_on_main
     ),
-    protocol.LSEEK: row("LSEEK", "fh offset whence", wire.fixed("QQI4x"), calls.lseek, wire.offset),
+    protocol.LSEEK: row("LSEEK", "fh offset whence", wire.fixed("QQI4x"), filecalls.lseek, wire.offset),
     protocol.COPY_FILE_RANGE: row(
         "COPY_FILE_RANGE", "fh offset node_out fh_out offset_out length flags", wire.fixed("QQQQQQQ"),
-        calls.copy_file_range, wire.count, always,
+        filecalls.copy_file_range, wire.count, always,
     ),
     protocol.SETUPMAPPING: row("SETUPMAPPING", "", wire.fixed("40x"), _ENOSYS, wire.done),
     protocol.REMOVEMAPPING: row("REMOVEMAPPING", "", wire.fixed("4x"), _ENOSYS, wire.done),
     protocol.SYNCFS: row("SYNCFS", "", wire.fixed("8x"), calls.syncfs, wire.done, always),
-    protocol.TMPFILE: row("TMPFILE", "flags mode umask", wire.fixed("III4x"), calls.tmpfile, wire.created),
+    protocol.TMPFILE: row("TMPFILE", "flags mode umask", wire.fixed("III4x"), filecalls.tmpfile, wire.created),
     protocol.STATX: row("STATX", "flags fh", wire.fixed("I4xQ8x"), calls.statx, wire.statx),
     protocol.COPY_FILE_RANGE_64: row(
         "COPY_FILE_RANGE_64", "fh offset node_out fh_out offset_out length flags", wire.fixed("QQQQQQQ"),
-        calls.copy_file_range, wire.offset, always,
+        filecalls.copy_file_range, wire.offset, always,
     ),
 }  # fmt: skip
 

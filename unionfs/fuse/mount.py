@@ -145,12 +145,13 @@ def _serve_native(
 
     def answers() -> None:
         _tune(number)
-        events.info(f"mounted on {os.fsdecode(mountpoint)} by {way}")
+        events.info(f"mounted on {os.fsdecode(mountpoint)} by {way}; {server.data_path}")
         ready()
 
     try:
+        server = Server(union, Device(descriptor), options.opening, options.coherent, index)
         with _EndBySignal(mountpoint, number):
-            Server(union, Device(descriptor), options.opening, options.coherent, index).run(answers)
+            server.run(answers)
     finally:
         if _still_mounted(mountpoint, number):
             _detach(mountpoint)

@@ -15,10 +15,11 @@ from threading import Lock
 from unionfs.union.operations import FileHandle, Inode, Operations
 
 MOST = 2048
-"""Files at most that are kept open; a quarter of what the process may have open, where that is less."""
+"""Files at most that are kept open; where that is less, an eighth of the descriptors it may have: a partly
+copied file takes three of them, and is synced before it is closed."""
 
 
-class _Opened:
+class Opened:
     __slots__ = ("handle", "is_wanted", "users")
 
     def __init__(self, handle: FileHandle) -> None:
@@ -33,8 +34,8 @@ class OpenFiles:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._lock = Lock()
-        self._opened: dict[tuple[int, bool], _Opened] = {}
-        self._most = max(16, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._opened: dict[tuple[int, bool], Opened] = {}
+        self._most = max(16, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
     def __len__(self) -> int:
         return len(self._opened)
@@ -45,15 +46,22 @@ class OpenFiles:
     @contextmanager
     def using(self, nodeid: int, inode: Inode, writable: bool = False) -> Iterator[FileHandle]:
         """A file for one call, opened now if it is not. Raises what opening it does."""
-        one = self._take(nodeid, writable) or self._add(nodeid, writable, self._open(inode, writable))
+        one = self.take(nodeid, inode, writable)
         try:
             yield one.handle
         finally:
-            with self._lock:
-                one.users -= 1
-                is_over = not one.is_wanted and not one.users
-            if is_over:
-                self._operations.release(one.handle)
+            self.give_back(one)
+
+    def take(self, nodeid: int, inode: Inode, writable: bool = False) -> Opened:
+        """The same in two steps, for what is done often."""
+        return self._find(nodeid, writable) or self._add(nodeid, writable, self._open(inode, writable))
+
+    def give_back(self, one: Opened) -> None:
+        with self._lock:
+            one.users -= 1
+            is_over = not one.is_wanted and not one.users
+        if is_over:
+            self._operations.release(one.handle)
 
     def keep(self, nodeid: int, handle: FileHandle) -> None:
         """A file that was opened with its making."""
@@ -67,7 +75,7 @@ class OpenFiles:
             if (nodeid, writable) in self._opened:
                 self._drop((nodeid, writable))
 
-    def _take(self, nodeid: int, writable: bool) -> _Opened | None:
+    def _find(self, nodeid: int, writable: bool) -> Opened | None:
         """One that is open: to be read from, also one that is open to be written to."""
         with self._lock:
             key = (nodeid, True)
@@ -88,12 +96,12 @@ class OpenFiles:
         except PermissionError:  # not root: its owner may write, and not read
             return self._operations.open(inode, os.O_WRONLY)
 
-    def _add(self, nodeid: int, writable: bool, handle: FileHandle) -> _Opened:
+    def _add(self, nodeid: int, writable: bool, handle: FileHandle) -> Opened:
         """Note an open file, unless another thread was quicker; and close the one that was not used for longest."""
         key = (nodeid, writable)
         with self._lock:
             there = self._opened.get(key)
-            one = there or _Opened(handle)
+            one = there or Opened(handle)
             one.users += 1
             if there is None:
                 self._opened[key] = one

@@ -1,7 +1,8 @@
 """Passthrough: the kernel reads and writes an open file's data by itself, in the layer's own file.
 
-Called by `calls.py` when a file is opened, closed or about to be changed. Linux 6.9 and CAP_SYS_ADMIN in the first user
-namespace; where that is missing, or a layer lies on a stacked filesystem, data goes through this process.
+Called by `calls.py` and `filecalls.py` when a file is opened, closed or about to be changed. Linux 6.9 and
+CAP_SYS_ADMIN in the first user namespace; where that is missing, or a layer lies on a stacked filesystem, data goes
+through this process.
 
 One node has one backing file (fs/fuse/iomode.c): as long as a file is open anywhere, every further descriptor is passed
 through to the same backing file, or none is. So the first one decides, for all until the last close:
@@ -37,25 +38,27 @@ from unionfs.fuse import protocol
 from unionfs.layer.layer import Layer
 from unionfs.layer.location import Location
 from unionfs.linux import fusedev
-from unionfs.linux.capabilities import CAP_FSETID, without
+from unionfs.linux.capabilities import CAP_FSETID, Without
 from unionfs.union.operations import FileHandle, Inode, Operations
 
-KEPT = 1024
-"""Ids at most of files that are not open."""
+KEPT = 16_384
+"""Ids at most of files that are not open: some 20 MiB of the kernel's memory, which forgets nodes when it is short."""
 
 _CACHED = 0
 _NEVER = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 
 
 class _File:
-    """A node's backing file: `below` is set when that is a lower layer's, `count` how many descriptors use it."""
+    """A node's backing file: `below` is set when that is a lower layer's, `count` how many descriptors use it. One that
+    is not `kept` goes with its last descriptor."""
 
-    __slots__ = ("backing", "below", "count")
+    __slots__ = ("backing", "below", "count", "kept")
 
     def __init__(self, backing: int, below: Location | None) -> None:
         self.backing = backing
         self.below = below
         self.count = 0
+        self.kept = True
 
 
 class Passthrough:
@@ -78,32 +81,36 @@ class Passthrough:
         self._lock = Lock()
         self._files: dict[int, _File] = {}
         self._idle: dict[int, None] = {}
-        self._written: set[int] = set()
+        self._is_attempted = False
+        self._humbly = Without(CAP_FSETID)
         self._stacked: set[int] = set()
         """Filesystems whose files are stacked upon another's already."""
 
     def attempt(self) -> None:
-        """Find out, with one file of each filesystem that the layers lie on, whether the kernel takes it."""
-        for descriptor, layer in self._operations.snapshots.examples():
+        """Find out, with one file of each filesystem that the layers lie on, whether the kernel takes it. There is no
+        passthrough if it takes none."""
+        examples = self._operations.snapshots.examples()
+        taken = 0
+        for descriptor, layer in examples:
             try:
                 backing = self._register(descriptor, layer)
             finally:
                 os.close(descriptor)
             if backing != _CACHED:
+                taken += 1
                 self._close(backing)
+        if examples and not taken:
+            self.connection = None
+        self._is_attempted = True
 
     # Opening and closing
 
-    def before_change(self, nodeid: int, inode: Inode) -> None:
-        """The data of a node is about to be changed by a descriptor to come, or by name. Raises ESTALE."""
-        if self.parted(nodeid, inode):
-            raise _stale()
-
     def parted(self, nodeid: int, inode: Inode) -> bool:
-        """The same: whether the node is a former one, that must not be used for it."""
+        """The data of a node is about to be changed by a descriptor to come, or by name: whether the node had to be
+        made a former one, so that it must not be used for that. Raises ESTALE if it was one."""
         with self._lock:
             if nodeid in self.former:
-                return True
+                raise stale()
             self._operations.snapshots.end(inode)
             file = self._files.get(nodeid)
             if file is None or file.below is None:
@@ -115,22 +122,53 @@ class Passthrough:
             self._part(nodeid)
             return True
 
+    def opened_again(self, nodeid: int, inode: Inode, flags: int) -> int:
+        """A file was opened, without O_TRUNC: the id of its backing file, if it has one that this descriptor may use.
+        0: `opened` must decide."""
+        with self._lock:
+            file = self._files.get(nodeid)
+            if file is None or file.backing == _CACHED or nodeid in self.former:
+                return 0
+            if file.below is not None:
+                if flags & os.O_ACCMODE != os.O_RDONLY:  # the law of the house
+                    return 0
+                if not file.count and self._operations.snapshots.is_over(inode):
+                    return 0
+            if not file.count:
+                del self._idle[nodeid]
+            file.count += 1
+            return file.backing
+
     def opened(self, nodeid: int, handle: FileHandle) -> int:
         """A file was opened: the id of its backing file, 0 for none. Raises ESTALE on a former node."""
         if self.connection is None:
             return _CACHED
         with self._lock:
             if nodeid in self.former:
-                raise _stale()
+                raise stale()
             file = self._files.get(nodeid)
             if file is None or not file.count:
                 file = self._first(nodeid, handle, file)
             elif file.below is not None and not self._operations.snapshots.join(handle, file.below):
-                # The law of the house: what may write is never given a lower file. `before_change` came first, so it
+                # The law of the house: what may write is never given a lower file. `parted` came first, so it
                 # cannot be; should it be all the same, the write is refused here and not lost there.
-                raise _stale()
+                raise stale()
             file.count += 1
             return file.backing
+
+    def below(self, nodeid: int) -> Location | None:
+        """The lower file that the node's descriptors read."""
+        file = self._files.get(nodeid)
+        return None if file is None else file.below
+
+    def not_kept(self, nodeid: int) -> None:
+        """The file got bits that forbid passthrough: who opens it when nobody else has it open decides anew."""
+        with self._lock:
+            file = self._files.get(nodeid)
+            if file is not None:
+                file.kept = False
+                if not file.count:
+                    self._forget(nodeid)
 
     def closed(self, nodeid: int) -> None:
         with self._lock:
@@ -140,7 +178,7 @@ class Passthrough:
             file.count -= 1
             if file.count:
                 return
-            if file.backing == _CACHED or nodeid in self.former:
+            if file.backing == _CACHED or not file.kept or nodeid in self.former:
                 self._forget(nodeid)
             else:
                 self._idle[nodeid] = None
@@ -151,13 +189,8 @@ class Passthrough:
         """The kernel knows the node no longer."""
         with self._lock:
             self.former.pop(nodeid, None)
-            self._written.discard(nodeid)
             if nodeid in self._files:
                 self._forget(nodeid)
-
-    def may_keep_cache(self, nodeid: int) -> bool:
-        """Whether the pages that the kernel has of a node are right: not when it has written past them."""
-        return nodeid not in self._written
 
     @property
     def live_ids(self) -> int:
@@ -174,12 +207,11 @@ class Passthrough:
             if kept.below is below and may_pass:
                 return kept
             self._forget(nodeid)
-        location = below or handle.inode.location
-        backing = self._register(handle.fd, location.directory.layer) if may_pass else _CACHED
+        backing = _CACHED
+        if may_pass:
+            backing = self._register(handle.fd, (below or handle.inode.location).directory.layer)
         if backing == _CACHED:
             below = handle.below = None
-        elif below is None:
-            self._written.add(nodeid)
         file = self._files[nodeid] = _File(backing, below)
         return file
 
@@ -190,7 +222,7 @@ class Passthrough:
         if self.connection is None or layer.device in self._stacked:
             return _CACHED
         try:
-            with without(CAP_FSETID) if layer.writable else nullcontext():
+            with self._humbly if layer.writable else nullcontext():
                 backing = fusedev.backing_open(self.connection, descriptor)
         except OSError as error:
             self._refused(error, layer)
@@ -202,11 +234,13 @@ class Passthrough:
         if error.errno == errno.ELOOP:
             self._stacked.add(layer.device)
             self.why = f"{os.fsdecode(layer.path)} lies on a stacked filesystem"
-            events.info(f"{self.why}: data of its files goes through the daemon")
         elif error.errno in _NEVER:
             self.connection = None
             self.why = f"the kernel allows no passthrough ({error.strerror})"
-            events.info(f"{self.why}: data goes through the daemon")
+        else:
+            return
+        if self._is_attempted:  # else whoever attempted it tells
+            events.info(f"data goes through the daemon: {self.why}")
 
     def _forget(self, nodeid: int) -> None:
         self._idle.pop(nodeid, None)
@@ -221,11 +255,12 @@ class Passthrough:
 
 
 def flags(backing: int, cached: int) -> int:
-    """The flags of an open reply: `cached` belong to a file whose data goes through the daemon and the page cache.
+    """The flags of an open reply: `cached` belong to a file whose data goes through the daemon and the page cache. What
+    that has of a file goes when it is passed through, since FOPEN_KEEP_CACHE is not among the flags then.
 
     FOPEN_DIRECT_IO is never among them: with a backing file too, a mapping would be that of the backing file."""
     return protocol.FOPEN_NOFLUSH | (protocol.FOPEN_PASSTHROUGH if backing else cached)
 
 
-def _stale() -> OSError:
+def stale() -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -51,6 +51,11 @@ class Server:
         self._affinity = Affinity()
         self._helpers = Helpers(self._help, device.recycle, self._affinity.roam)
 
+    @property
+    def data_path(self) -> str:
+        """Who carries the data of open files, in words; known when it is ready."""
+        return self._connection.data_path.told
+
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until the file system is unmounted; `ready` is called when it answers. Closes the device and the union.
 

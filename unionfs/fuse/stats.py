@@ -16,7 +16,7 @@ def as_json(c: Connection) -> bytes:
     passing, copied = c.passthrough, c.operations.copied
     found = {
         "data_path": c.data_path.way,
-        "why": c.data_path.why,
+        "why": c.data_path.why or c.passthrough.why,
         "coherent": c.data_path.coherent or c.data_path.way != "passthrough",
         "requests": {name: count for name, count in zip(c.request_names, c.counts, strict=False) if count},
         "copy_ups": copied.files,

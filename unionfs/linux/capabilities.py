@@ -8,8 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from unionfs.linux.libc import check, libc
 
@@ -25,7 +23,7 @@ def rules_the_machine() -> bool:
     try:
         if os.readlink("/proc/self/ns/user") != _FIRST_USER_NAMESPACE:
             return False
-        header, sets = ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0), _HEADER.size), _buffer()
+        header, sets = _header(), _buffer()
         check(libc.capget(header, sets))
     except OSError:
         return False
@@ -33,22 +31,29 @@ def rules_the_machine() -> bool:
     return bool(effective & 1 << CAP_SYS_ADMIN)
 
 
+class Without:
+    """A capability laid down for a moment, by the thread that enters; it stays permitted. One that is not in effect is
+    none to lay down. Made once and used often: what a thread has is looked at here, and is the same in all of them."""
+
+    def __init__(self, capability: int) -> None:
+        self._header = _header()
+        sets = _buffer()
+        check(libc.capget(self._header, sets))
+        self._before = sets.raw
+        lowered = list(_SETS.unpack(self._before))
+        lowered[0 if capability < 32 else 3] &= ~(1 << capability % 32)
+        self._lowered = _SETS.pack(*lowered)
+
+    def __enter__(self) -> None:
+        check(libc.capset(self._header, self._lowered))
+
+    def __exit__(self, *failure: object) -> None:
+        check(libc.capset(self._header, self._before))
+
+
+def _header() -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0), _HEADER.size)
+
+
 def _buffer() -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(_SETS.size)
-
-
-@contextmanager
-def without(capability: int) -> Iterator[None]:
-    """Lay a capability down for a moment; it stays permitted. One that is not in effect is none to lay down."""
-    header = ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0), _HEADER.size)
-    sets = _buffer()
-    check(libc.capget(header, sets))
-    before = _SETS.unpack(sets.raw)
-    at, bit = (0, 1 << capability) if capability < 32 else (3, 1 << capability - 32)
-    lowered = list(before)
-    lowered[at] &= ~bit
-    check(libc.capset(header, _SETS.pack(*lowered)))
-    try:
-        yield
-    finally:
-        check(libc.capset(header, _SETS.pack(*before)))

@@ -29,6 +29,8 @@ class Snapshots:
     def __init__(self, stack: Stack, tree: threading.RLock) -> None:
         self.stack = stack
         self.tree = tree
+        self._guarded: dict[Layer, bool] = {}
+        """Whether a layer is on a read-only mount; it is one mount throughout."""
 
     def examples(self) -> list[tuple[int, Layer]]:
         """Of each filesystem that layers lie on an open regular file, where one is at hand; the caller closes it."""
@@ -55,10 +57,16 @@ class Snapshots:
         with self.tree:
             if inode.in_upper or inode.data is not None or inode.is_changing or not _only_reads(handle):
                 return None
-            if inode.location is not before and not _is_fit(handle.fd):
+            if inode.location is not before and not self._is_fit(handle, inode.location.directory.layer):
                 return None
             handle.below = inode.location
             return inode.location
+
+    def _is_fit(self, handle: FileHandle, layer: Layer) -> bool:
+        """One name only: others lead to the same node, and would keep leading there."""
+        if layer not in self._guarded:
+            self._guarded[layer] = bool(os.fstatvfs(handle.fd).f_flag & os.ST_RDONLY)
+        return self._guarded[layer] and os.fstat(handle.fd).st_nlink == 1
 
     def join(self, handle: FileHandle, below: Location) -> bool:
         """Make it a snapshot like others that are open, though attributes were changed, and so copied up, since."""
@@ -69,6 +77,10 @@ class Snapshots:
                 handle.switch(below)
             handle.below = below
             return True
+
+    def is_over(self, inode: Inode) -> bool:
+        """Whether the object can have no more snapshots, but those that join others."""
+        return isinstance(inode, FileInode) and (inode.in_upper or inode.is_changing)
 
     def end(self, inode: Inode) -> None:
         """The object's data is about to be changed: no more snapshots of it."""
@@ -83,11 +95,6 @@ class Snapshots:
         return now._replace(
             size=data.st_size, blocks=data.st_blocks, atime_ns=data.st_atime_ns, mtime_ns=data.st_mtime_ns
         )
-
-
-def _is_fit(fd: int) -> bool:
-    """One name only: others lead to the same node, and would keep leading there."""
-    return os.fstat(fd).st_nlink == 1 and bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
 
 
 def _only_reads(handle: FileHandle) -> bool:
