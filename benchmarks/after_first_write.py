@@ -21,10 +21,12 @@ from functools import partial
 from time import monotonic, perf_counter, sleep
 from typing import NamedTuple
 
+import grounds
 import measure
 import peers
+from grounds import Ground
 from measure import MIB, PAGE, Report, Summary
-from peers import Ground, Peer, ours
+from peers import Peer, ours
 
 PATIENCE = 600.0
 """Seconds in which a file must be completed."""
@@ -70,7 +72,7 @@ def cases() -> list[Case]:
 
 
 def sample(case: Case, where: Ground, lower: str, length: int, count: int) -> Sample:
-    with peers.mounted(case.peer, where, lower) as place:
+    with peers.mounted(case.peer, where, [lower]) as place:
         path = os.path.join(place.merged, "file")
         times: dict[str, float] = {}
         before, start = measure.allocated(place.upper), perf_counter()
@@ -87,7 +89,7 @@ def sample(case: Case, where: Ground, lower: str, length: int, count: int) -> Sa
         times["random reads"] = measure.milliseconds(partial(_random, path, os.O_RDONLY, places[count:], _read))
         times["sequential read"] = measure.milliseconds(partial(_read_all, path))
         grown.append(measure.allocated(place.upper) - before)
-    peers.settle(where)
+    grounds.settle(where)
     return Sample(times, completion, (grown[0], grown[1], grown[2]))
 
 
@@ -184,8 +186,8 @@ def main() -> None:
     words = arguments.peers.split(",") if arguments.peers else [""]
     names = {peer.name for peer in available}
     found = [case for case in cases() if case.peer.name in names and any(word in case.name for word in words)]
-    for kind in peers.grounds(arguments.on, report):
-        with peers.ground(kind, arguments.dir) as where:
+    for kind in grounds.grounds(arguments.on, report):
+        with grounds.ground(kind, arguments.dir) as where:
             run(where, found, arguments.size, arguments.count, arguments.rounds, report)
     report.write(arguments.json)
 

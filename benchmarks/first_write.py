@@ -26,10 +26,12 @@ from statistics import median
 from time import perf_counter, sleep
 from typing import NamedTuple
 
+import grounds
 import measure
 import peers
+from grounds import Ground, Place
 from measure import MIB, PAGE, Report, Summary
-from peers import Ground, Peer, Place
+from peers import Peer
 
 SIZES = "4K,64K,1M,16M,256M,1G"
 LARGE = 256 * MIB
@@ -91,19 +93,19 @@ def costs(where: Ground, found: Sequence[Peer], arguments: argparse.Namespace, r
 
 def cost(peer: Peer, where: Ground, lower: str, size: int, operation: str) -> tuple[float, int]:
     """Milliseconds, and bytes that the upper grew by."""
-    with peers.mounted(peer, where, lower) as place:
+    with peers.mounted(peer, where, [lower]) as place:
         warm_up(place, where)
         before = measure.allocated(place.upper)
         took = measure.milliseconds(partial(OPERATIONS[operation], os.path.join(place.merged, "file"), size))
         grown = measure.allocated(place.upper) - before
-    peers.settle(where)
+    grounds.settle(where)
     return took, grown
 
 
 def warm_up(place: Place, where: Ground) -> None:
     measure.first_write(os.path.join(place.merged, "other"), OTHER)
     sleep(0.05)
-    peers.settle(where)
+    grounds.settle(where)
 
 
 def _show_costs(
@@ -160,7 +162,7 @@ def stalls(where: Ground, found: Sequence[Peer], arguments: argparse.Namespace, 
 
 def stall(peer: Peer, where: Ground, lower: str, size: int, hold: float) -> dict[str, float]:
     """Milliseconds of lookups during a first write and `hold` seconds after it; "idle": before it."""
-    with peers.mounted(peer, where, lower) as place:
+    with peers.mounted(peer, where, [lower]) as place:
         warm_up(place, where)
         lookups = multiprocessing.get_context("fork")
         ours, theirs = lookups.Pipe()
@@ -179,7 +181,7 @@ def stall(peer: Peer, where: Ground, lower: str, size: int, hold: float) -> dict
         finally:
             stop.set()
             process.join()
-    peers.settle(where)
+    grounds.settle(where)
     during = [1000 * one.seconds for one in found if one.start + one.seconds >= start]
     before = [1000 * one.seconds for one in found if one.start + one.seconds < start]
     return {
@@ -215,11 +217,9 @@ def main() -> None:
     arguments = parser.parse_args()
     report = Report(arguments, peers.versions())
     report.show_machine()
-    found = peers.chosen(
-        [peers.OUR_WHOLE, peers.OUR_BLOCK, peers.OUR_AUTO, *peers.others()], arguments.peers, report
-    )
-    for kind in peers.grounds(arguments.on, report):
-        with peers.ground(kind, arguments.dir) as where:
+    found = peers.chosen([peers.OUR_WHOLE, peers.OUR_BLOCK, peers.OUR_AUTO, *peers.others()], arguments.peers, report)
+    for kind in grounds.grounds(arguments.on, report):
+        with grounds.ground(kind, arguments.dir) as where:
             if arguments.only != "stalls":
                 costs(where, found, arguments, report)
             if arguments.only != "costs":
