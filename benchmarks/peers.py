@@ -68,6 +68,7 @@ def _refusal(options: str) -> str | None:
 OUR_WHOLE = ours("whole", "copyup=whole")
 OUR_BLOCK = ours("block", "copyup=block,copyup_complete=never")
 OUR_AUTO = ours("auto", "copyup=auto,copyup_complete=background")
+OUR_CLOSE = ours("close", "copyup=block,copyup_complete=close")
 
 
 def our_modes() -> list[Peer]:

@@ -88,10 +88,14 @@ def _ratios(filesystem: str, group: str, rows: Sequence[Figures], wide: bool) ->
     step = len(names) if wide else _COLUMNS
     for start in range(0, len(names), step or 1):
         part = names[start : start + step]
-        cells = [[f"{what}: {amount}", *(_ratio(found.get((what, name))) for name in part)] for what, amount in whats]
+        cells = [[_named(what, amount), *(_ratio(found.get((what, name))) for name in part)] for what, amount in whats]
         yield Table(
             f"{group}, {filesystem}{_scale(rows)}: times as long as overlayfs", ["", *map(_heading, part)], cells
         )
+
+
+def _named(what: str, amount: str) -> str:
+    return f"{what}: {amount}" if amount else what
 
 
 def _scale(rows: Sequence[Figures]) -> str:
@@ -132,7 +136,7 @@ def _times(filesystem: str, group: str, rows: Sequence[Figures]) -> Table:
         for index, row in enumerate(same):
             room = row.get("upper_bytes")
             cells.append([
-                f"{what}: {row['amount']}" if index == 0 else "", row["peer"], str(Summary(**row["ms"])),
+                _named(what, row["amount"]) if index == 0 else "", row["peer"], str(Summary(**row["ms"])),
                 _number(row.get("p50_us")), _number(row.get("p99_us")), _number(row.get("daemon_ms")),
                 "" if room is None else measure.room(room), str(row["ms"]["samples"]),
             ])  # fmt: skip

@@ -26,7 +26,11 @@ import grounds
 import measure
 import peers
 import results
+import rows_data
+import rows_first_write
 import rows_metadata
+import rows_real
+import rows_scaling
 from grounds import Ground, MountFault
 from measure import Report, note
 from peers import Peer
@@ -35,7 +39,13 @@ from workload import COPYING, MODES, PASSTHROUGH, Figure, Layers, Maker, Row, Sa
 from unionfs.cli import table
 from unionfs.errors import did_you_mean
 
-WORKLOADS: tuple[Workload, ...] = (*rows_metadata.WORKLOADS,)
+WORKLOADS: tuple[Workload, ...] = (
+    *rows_metadata.WORKLOADS,
+    *rows_data.WORKLOADS,
+    *rows_first_write.WORKLOADS,
+    *rows_real.WORKLOADS,
+    *rows_scaling.WORKLOADS,
+)
 QUICK_PEERS = (
     *("unionfs", PASSTHROUGH, "unionfs cached", "unionfs index", "unionfs auto", "unionfs whole"),
     *(peers.NATIVE, peers.BASE, peers.SECOND),
@@ -93,7 +103,9 @@ class Suite:
             with grounds.ground(kind, directory) as where:
                 for number, workload in enumerate(workloads):
                     note(f"{where.filesystem}: {number + 1} of {len(workloads)}: {workload.name}")
+                    start = monotonic()
                     self.measure(workload, where, str(number))
+                    note(f"    took {monotonic() - start:.0f} s")
 
     def measure(self, workload: Workload, where: Ground, short: str) -> None:
         what = f"{workload.name} on {where.filesystem}"
@@ -141,7 +153,7 @@ class Suite:
         with peers.mounted(peer, maker.where, layers.lowers, content) as place:
             if peer.command is None and not workload.changes and layers.content:
                 place = place._replace(merged=layers.content)
-            sample = Sample(place, maker.where, maker, is_first)
+            sample = Sample(peer.name, place, maker.where, maker, is_first)
             with patience(place):
                 workload.run(sample)
         grounds.settle(maker.where)
@@ -193,15 +205,18 @@ def drop_caches() -> None:
 
 
 def chosen(words: str | None, full: bool) -> list[Workload]:
-    """The workloads that have one of the words in their names, groups or rows; without words, the core, or all."""
+    """The workloads that are named, by themselves, their group or a row; without words, the core, or all."""
     if not words:
         core = [workload for workload in WORKLOADS if workload.core]
         return core + [workload for workload in WORKLOADS if full and not workload.core]
+    wanted: set[str] = set()
     for word in words.split(","):
-        if not any(word in name for workload in WORKLOADS for name in names_of(workload)):
+        named = [one.name for one in WORKLOADS if word in (one.name, one.group)]
+        wanted.update(named or [one.name for one in WORKLOADS if any(word in name for name in names_of(one))])
+        if not named and not any(word in name for one in WORKLOADS for name in names_of(one)):
             known = sorted({name for workload in WORKLOADS for name in names_of(workload)})
             raise SystemExit(f"--rows {word}: no row has this in its name: {did_you_mean(word, known) or 'see --list'}")
-    return [one for one in WORKLOADS if any(word in name for word in words.split(",") for name in names_of(one))]
+    return [workload for workload in WORKLOADS if workload.name in wanted]
 
 
 def names_of(workload: Workload) -> list[str]:

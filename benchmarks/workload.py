@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 PASSTHROUGH, CACHED, INDEX = "unionfs passthrough", "unionfs cached", "unionfs index"
 MODES = ("unionfs", PASSTHROUGH, CACHED, INDEX, "unionfs cached index", "unionfs fusepy")
-COPYING = ("unionfs whole", "unionfs block", "unionfs auto")
+COPYING = ("unionfs whole", "unionfs block", "unionfs auto", "unionfs close")
 """How ours serve files, and how they copy them up: a workload is about the one or the other."""
 PATIENCE = 150.0
 """Seconds that one sample may take. Then its daemon or its program is ended, and the peer has failed."""
@@ -118,7 +118,8 @@ class Figure:
 class Sample:
     """One run of a workload on one peer."""
 
-    def __init__(self, place: Place, where: Ground, maker: Maker, is_first: bool) -> None:
+    def __init__(self, peer: str, place: Place, where: Ground, maker: Maker, is_first: bool) -> None:
+        self.peer = peer
         self.place = place
         self.where = where
         self.scale = maker.scale
