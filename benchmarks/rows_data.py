@@ -17,7 +17,7 @@ from functools import partial
 
 import measure
 from measure import KIB, MIB, PAGE
-from workload import PASSTHROUGH, Layers, Maker, Row, Sample, Scale, Target, Workload
+from workload import PASSTHROUGH, VOLATILE, Layers, Maker, Row, Sample, Scale, Target, Workload
 
 SIZE = 256 * MIB
 PIECE = 128 * KIB
@@ -177,7 +177,7 @@ WORKLOADS = (
             Row("random write + fdatasync each", "as a database does it", "200 x 4 KiB"),
             Row("mmap, write", "the file is mapped, a byte is changed at random places", "50,000 times", ALIKE),
         ),
-        make_file, writing, core=True, room=room, seconds=40,
+        make_file, writing, core=True, variants=VOLATILE, room=room, seconds=40,
     ),
     Workload(
         "fio", "data",

@@ -22,7 +22,7 @@ from time import monotonic, perf_counter, sleep
 import measure
 from measure import GIB, KIB, MIB, PAGE
 from rows_data import at_places, places, read_all, read_page, write_all, write_page
-from workload import COPYING, Layers, Maker, Row, Sample, Scale, Target, Workload, Wrong
+from workload import COPYING, METACOPY, VOLATILE, Layers, Maker, Row, Sample, Scale, Target, Workload, Wrong
 
 SMALL = {4 * KIB: 20, 64 * KIB: 20, MIB: 10, 16 * MIB: 3}
 """Sizes, and how many files of each are changed."""
@@ -33,6 +33,7 @@ AFTER = 2000
 """Pages that are written, and read, in a file that was copied up."""
 PATIENCE = 120.0
 """Seconds in which a file must be completed."""
+VARIANTS = (*VOLATILE, *METACOPY)
 FIRST = (Target("unionfs auto", 0.003, 0.005),)
 
 
@@ -292,7 +293,8 @@ def both(scale: Scale) -> int:
 
 WORKLOADS = (
     Workload(
-        "first change", "first write", small_rows(), make_small, change_small, core=True, ours=COPYING, seconds=15,
+        "first change", "first write", small_rows(), make_small, change_small, core=True, ours=COPYING,
+        variants=VARIANTS, seconds=15,
     ),
     Workload(
         "first write, large", "first write",
@@ -301,7 +303,7 @@ WORKLOADS = (
             Row(row_name("first write", LARGE[1]), EXPLAINED["first write"], targets=FIRST),
             *after_rows("then"),
         ),
-        make_large, change_large, core=True, ours=COPYING, room=both, most_rounds=3, seconds=35,
+        make_large, change_large, core=True, ours=COPYING, variants=VARIANTS, room=both, seconds=35,
     ),
     Workload(
         "first write, completed", "first write",
@@ -309,14 +311,14 @@ WORKLOADS = (
             Row("first write, until complete", "until the union says that the file is in one piece", "1 GiB"),
             *after_rows("completed:"),
         ),
-        make_large, complete, ours=COPYING, room=both, most_rounds=3, seconds=35,
+        make_large, complete, ours=COPYING, variants=VARIANTS, room=both, seconds=35,
     ),
     Workload(
         "first change, large", "first write",
         tuple(
             Row(row_name(change, size), EXPLAINED[change]) for change in list(CHANGES)[1:] for size in LARGE
         ),
-        make_each, change_each, ours=COPYING, room=lambda scale: 4 * both(scale), most_rounds=3, seconds=70,
+        make_each, change_each, ours=COPYING, variants=VARIANTS, room=lambda scale: 4 * both(scale), seconds=70,
     ),
     Workload(
         "stall", "first write",
@@ -324,6 +326,6 @@ WORKLOADS = (
             Row("longest lookup meanwhile", "while a file of 256 MiB gets its first write"),
             Row("longest lookup before", "by the same process, just before"),
         ),
-        make_stall, stall, ours=COPYING, room=both, seconds=30,
+        make_stall, stall, ours=COPYING, variants=VARIANTS, room=both, seconds=30,
     ),
 )  # fmt: skip

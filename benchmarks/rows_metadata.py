@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import trees
 from measure import PAGE
-from workload import CACHED, INDEX, PASSTHROUGH, Layers, Maker, Row, Sample, Target, Workload
+from workload import CACHED, INDEX, METACOPY, PASSTHROUGH, VOLATILE, Layers, Maker, Row, Sample, Target, Workload
 
 SMALL = Target(PASSTHROUGH, 2.5, 0.5)
 
@@ -234,7 +234,7 @@ WORKLOADS = (
     Workload(
         "create, synced", "metadata",
         rows(("create + write 4 KiB + fsync", "300 files", "as a mail server does it")),
-        make_room, create_synced, seconds=8,
+        make_room, create_synced, variants=VOLATILE, seconds=8,
     ),
     Workload(
         "whiteouts", "metadata",
@@ -246,6 +246,6 @@ WORKLOADS = (
             ("rename, lower files", "1,000 x 4 KiB", "copied up, and a whiteout for the old name"),
             ("rmdir + mkdir + list, lower directories", "10 times", "a directory that hides the one below: opaque"),
         ),
-        make_lower, whiteouts, seconds=20,
+        make_lower, whiteouts, variants=METACOPY, seconds=60,
     ),
 )  # fmt: skip

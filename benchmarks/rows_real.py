@@ -17,7 +17,7 @@ from contextlib import closing
 from importlib.util import find_spec
 
 import trees
-from workload import PASSTHROUGH, Layers, Maker, Row, Sample, Target, Workload
+from workload import PASSTHROUGH, VOLATILE, Layers, Maker, Row, Sample, Target, Workload
 
 REAL = (Target(PASSTHROUGH, 1.3, 0.7),)
 TREE = 5000
@@ -86,12 +86,12 @@ def make_repository(maker: Maker) -> Layers:
 def git(sample: Sample) -> None:
     status = [*GIT, "-C", "work", "status", "--porcelain"]
     # The first one finds that inode and device numbers are other ones than those that the index knows.
-    sample.expect("changed files", sample.program("git status, first", status, **QUIET), "")
-    sample.expect("changed files", sample.program("git status, again", status, **QUIET), "")
+    sample.expect("changed files", sample.program("git status, first", status, QUIET), "")
+    sample.expect("changed files", sample.program("git status, again", status, QUIET), "")
     sample.settle()
-    sample.program("git clone", [*GIT, "clone", "-q", "--no-hardlinks", "work", "clone"], **QUIET)
+    sample.program("git clone", [*GIT, "clone", "-q", "--no-hardlinks", "work", "clone"], QUIET)
     sample.expect("files", len(os.listdir(sample.path("clone"))), len(os.listdir(sample.path("work"))))
-    sample.expect("changed files", sample.run([*GIT, "-C", "clone", "status", "--porcelain"], **QUIET), "")
+    sample.expect("changed files", sample.run([*GIT, "-C", "clone", "status", "--porcelain"], QUIET), "")
 
 
 # --- Python
@@ -101,9 +101,9 @@ def make_wheel(maker: Maker) -> Layers:
     lowers = maker.layers(1)
     info = "large-1.0.dist-info"
     files = {
-        f"large/p{index // 50:02}/m{index:04}.py": trees.text(60, index) for index in range(_modules(maker.scale.count))
+        f"large/p{index // 50:02}/m{index:04}.py": b'"""' + trees.text(60, index) + b'"""\n'
+        for index in range(maker.scale.count(PACKAGE))
     }
-    files = {name: b'"""' + content + b'"""\n' for name, content in files.items()}
     files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: large\nVersion: 1.0\n"
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: benchmark\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()
@@ -117,7 +117,7 @@ def pip(sample: Sample) -> None:
     words = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     wheel = beside(sample, "large-1.0-py3-none-any.whl")
     variables = {"PIP_CONFIG_FILE": os.devnull, "PIP_ROOT_USER_ACTION": "ignore"}
-    sample.program("pip install", [sys.executable, *words, "--target", "site", wheel], **variables)
+    sample.program("pip install", [sys.executable, *words, "--target", "site", wheel], variables)
     sample.expect("modules", count_files(sample.path("site", "large")), sample.scale.count(PACKAGE))
 
 
@@ -135,7 +135,7 @@ def importing(sample: Sample) -> None:
     words = [sys.executable, "-S", "-X", "importtime", "-c", script]
     variables = {"PYTHONPATH": sample.path("library"), "PYTHONDONTWRITEBYTECODE": "1"}
     for row in ("python -X importtime, cold", "python -X importtime, warm"):
-        said = sample.program(row, words, **variables)
+        said = sample.program(row, words, variables)
         sample.expect("module", said.strip(), sample.path("library", "argparse.py"))
 
 
@@ -259,7 +259,7 @@ WORKLOADS = (
             Row("sqlite, inserts, synced", "into a new database", "3,000 rows, 30 times", REAL),
             Row("sqlite, inserts, not synced", "with synchronous = off", "20,000 rows, 100 times", REAL),
         ),
-        make_database, sqlite, core=True, seconds=15,
+        make_database, sqlite, core=True, variants=VOLATILE, seconds=15,
     ),
     Workload(
         "gcc", "real",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,7 +29,13 @@ PASSTHROUGH, CACHED, INDEX = "unionfs passthrough", "unionfs cached", "unionfs i
 MODES = ("unionfs", PASSTHROUGH, CACHED, INDEX, "unionfs cached index", "unionfs fusepy")
 COPYING = ("unionfs whole", "unionfs block", "unionfs auto", "unionfs close")
 """How ours serve files, and how they copy them up: a workload is about the one or the other."""
-PATIENCE = 150.0
+CORE_ONLY = ("unionfs cached index", "unionfs fusepy")
+"""Peers that are measured in the core rows, unless they were asked for."""
+VOLATILE = ("overlayfs volatile", "fuse-overlayfs volatile")
+METACOPY = ("overlayfs metacopy",)
+"""Peers that are measured in the rows where their option makes a difference, unless they were asked for."""
+NOTHING: Mapping[str, str] = {}
+PATIENCE = 100.0
 """Seconds that one sample may take. Then its daemon or its program is ended, and the peer has failed."""
 
 FEW = 50
@@ -169,14 +175,16 @@ class Sample:
         figure.p50_us = single[len(single) // 2] / 1000
         figure.p99_us = single[len(single) * 99 // 100] / 1000
 
-    def program(self, row: str, words: Sequence[str], succeeds: Sequence[int] = (0,), **variables: str) -> str:
+    def program(
+        self, row: str, words: Sequence[str], variables: Mapping[str, str] = NOTHING, succeeds: Sequence[int] = (0,)
+    ) -> str:
         """Times a program that is run in the merged directory; what it said on standard output."""
         with self.timed(row):
-            said = self.run(words, succeeds, **variables)
+            said = self.run(words, variables, succeeds)
         return said
 
-    def run(self, words: Sequence[str], succeeds: Sequence[int] = (0,), **variables: str) -> str:
-        """A program, not timed."""
+    def run(self, words: Sequence[str], variables: Mapping[str, str] = NOTHING, succeeds: Sequence[int] = (0,)) -> str:
+        """A program, not timed; `variables` are added to its environment."""
         environment = {**os.environ, "LC_ALL": "C", **variables}
         done = subprocess.run(
             words, cwd=self.place.merged, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
@@ -205,13 +213,14 @@ class Workload:
     """It changes what is in a lower layer."""
     ours: tuple[str, ...] = MODES
     """Which of our peers take part."""
+    variants: tuple[str, ...] = ()
+    """Those of VOLATILE and METACOPY that take part."""
     programs: tuple[str, ...] = ()
     """What must be installed."""
     room: Callable[[Scale], int] = lambda scale: 0
     """Bytes on the filesystem, if they are many."""
-    most_rounds: int = 99
     seconds: float = 3
-    """One round over all peers at full scale takes about so long: for the estimate."""
+    """One round over all peers at full scale takes about so long: for the estimate, and for its share of the time."""
 
 
 @contextmanager
