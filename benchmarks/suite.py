@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import grounds
 import measure
 import peers
+import plots
 import results
 import rows_data
 import rows_first_write
@@ -168,6 +169,8 @@ def show(arguments: argparse.Namespace, rows: list[results.Figures], machine: di
         print("\n" + "\n".join(left))
     if arguments.markdown:
         results.write_markdown(arguments.markdown, rows, machine, left)
+    if arguments.plots:
+        print("\n" + "\n".join(plots.draw(rows, arguments.plots)))
 
 
 def main() -> None:
@@ -175,6 +178,8 @@ def main() -> None:
     if arguments.list or arguments.install:
         show_list() if arguments.list else show_install()
         return
+    if arguments.plots and (fault := plots.fault()):
+        raise SystemExit(f"--plots: {fault}")
     if arguments.source:
         with open(arguments.source) as file:
             old = json.load(file)

@@ -41,6 +41,7 @@ PLACES = {
     "apply": Place("keep", "keep the changes: write them into a lower layer or a new directory"),
     "discard": Place("keep", "drop the changes: empty the upper layer"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
+    "bench": Place("bench", "measure this and other union filesystems, side by side"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),
 }
