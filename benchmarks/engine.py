@@ -21,8 +21,8 @@ from grounds import Ground, MountFault
 from measure import Report, note
 from peers import Peer
 from workload import (
+    BASIC_ONLY,
     COPYING,
-    CORE_ONLY,
     METACOPY,
     MODES,
     PASSTHROUGH,
@@ -45,8 +45,10 @@ QUICK_PEERS = (
 """Those of a quick run, and on every filesystem but the first."""
 FEW_ROUNDS = 3
 """On every filesystem but the first."""
-FIRST_SHARE = 0.6
+FIRST_SHARE = 0.85
 """Of the time, for the first of several filesystems: all rows are measured there."""
+OTHER_SCALE = 0.2
+"""At most, on every filesystem but the first."""
 EXPECTED = (MountFault, Wrong, OSError, subprocess.SubprocessError)
 """What a peer fails with. Anything else is a fault of the suite: told too, but with its type."""
 
@@ -77,14 +79,17 @@ class Plan(NamedTuple):
     def rounds_on(self, kind: str) -> int:
         return self.rounds if kind == self.kinds[0] else min(self.rounds, FEW_ROUNDS)
 
+    def scale_on(self, kind: str) -> Scale:
+        return self.scale if kind == self.kinds[0] else Scale(min(self.scale.factor, OTHER_SCALE))
+
     def estimate(self) -> float:
         """Minutes."""
         seconds = 0.0
         for kind in self.kinds:
             found = self.peers_on(kind)
             for workload in self.on(kind):
-                share = len(found) / len(peers.all_peers())
-                seconds += self.rounds_on(kind) * (0.4 * len(found) + workload.seconds * self.scale.factor * share)
+                once = workload.seconds * min(len(found) / 12, 1)
+                seconds += self.rounds_on(kind) * max(once * self.scale_on(kind).factor, 0.5 * len(found))
         return min(seconds / 60, self.minutes)
 
 
@@ -116,9 +121,9 @@ class Suite:
                 self.report.leave_out(what, f"the time was over; --minutes {self.plan.minutes:g} was given")
                 continue
             note(f"{where.filesystem}: {number + 1} of {len(workloads)}: {workload.name}")
-            maker = Maker(where, where.directory(str(number)), self.plan.scale)
+            maker = Maker(where, where.directory(str(number)), self.plan.scale_on(kind))
             try:
-                if not where.fits(workload.room(self.plan.scale)):
+                if not where.fits(workload.room(maker.scale)):
                     self.report.leave_out(what, "there is no room")
                     continue
                 layers = workload.make(maker)
@@ -154,7 +159,7 @@ class Suite:
         finally:
             for row in workload.rows:
                 for peer, found in samples.items():
-                    self._add(workload, row, maker.where, peer, [one[row.name] for one in found if row.name in one])
+                    self._add(workload, row, maker, peer, [one[row.name] for one in found if row.name in one])
 
     def _takes_part(self, peer: Peer, workload: Workload, layers: Layers) -> bool:
         name = peer.name
@@ -165,7 +170,8 @@ class Suite:
         if name in (*MODES, *COPYING) and name not in workload.ours:
             return False
         special = name in (*VOLATILE, *METACOPY) and name not in workload.variants
-        return self.plan.by_name or not (special or (name in CORE_ONLY and not workload.core))
+        is_basic = workload.core and workload.group in ("metadata", "data")
+        return self.plan.by_name or not (special or (name in BASIC_ONLY and not is_basic))
 
     def _sample(
         self, workload: Workload, peer: Peer, maker: Maker, layers: Layers, is_first: bool
@@ -182,12 +188,12 @@ class Suite:
         grounds.settle(maker.where)
         return sample.figures
 
-    def _add(self, workload: Workload, row: Row, where: Ground, peer: Peer, figures: Sequence[Figure]) -> None:
+    def _add(self, workload: Workload, row: Row, maker: Maker, peer: Peer, figures: Sequence[Figure]) -> None:
         if not figures:
             return
         found: dict[str, Any] = {
-            "filesystem": where.filesystem, "group": workload.group, "workload": workload.name, "what": row.name,
-            "amount": row.amount, "peer": peer.name, "scale": self.plan.scale.factor,
+            "filesystem": maker.where.filesystem, "group": workload.group, "workload": workload.name, "what": row.name,
+            "amount": row.amount, "peer": peer.name, "scale": maker.scale.factor,
             "samples": [round(figure.ms, 4) for figure in figures],
         }  # fmt: skip
         for key in ("daemon_ms", "p50_us", "p99_us"):

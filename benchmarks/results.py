@@ -113,7 +113,12 @@ def _ratio(row: Figures | None) -> str:
     if row is None:
         return "-"
     mark = MARKS.get(row.get("target", {}).get("met"), "")
-    return f"{number(row['to_overlayfs']['median'])} {mark}".strip()
+    return f"{ratio(row['to_overlayfs']['median'])} {mark}".strip()
+
+
+def ratio(value: float) -> str:
+    """Two digits that count, where three would be none."""
+    return number(value) if value >= 0.1 else f"{value:.2g}"
 
 
 def _targets(rows: Sequence[Figures]) -> Table:
@@ -122,10 +127,11 @@ def _targets(rows: Sequence[Figures]) -> Table:
         target = row["target"]
         cell = [f"{row['what']}, {row['filesystem']}", row["peer"]]
         for key in ("to_overlayfs", "to_fuse_overlayfs"):
-            cell += [number(row[key]["median"]) if key in row else "-", f"{target[key]:g}"]
+            cell += [ratio(row[key]["median"]) if key in row else "-", f"{target[key]:g}"]
         cells.append([*cell, MARKS.get(target["met"], "not compared")])
     headings = ["", "peer", "to overlayfs", "at most", "to fuse-overlayfs", "at most", "target"]
-    return Table("targets: times as long", headings, cells, words=2)
+    met = sum(row["target"]["met"] is True for row in rows)
+    return Table(f"targets, {met} of {len(rows)} met: times as long", headings, cells, words=2)
 
 
 def _times(filesystem: str, group: str, rows: Sequence[Figures]) -> Table:

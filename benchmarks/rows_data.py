@@ -166,7 +166,7 @@ WORKLOADS = (
             Row("random read", "4 KiB at random places of it", "50,000 x 4 KiB", ALIKE),
             Row("mmap, read", "the file is mapped, and all of it is touched", "256 MiB", ALIKE),
         ),
-        make_file, reading, core=True, changes=False, room=room, seconds=15,
+        make_file, reading, core=True, changes=False, room=room, seconds=12,
     ),
     Workload(
         "write", "data",
@@ -177,7 +177,7 @@ WORKLOADS = (
             Row("random write + fdatasync each", "as a database does it", "200 x 4 KiB"),
             Row("mmap, write", "the file is mapped, a byte is changed at random places", "50,000 times", ALIKE),
         ),
-        make_file, writing, core=True, variants=VOLATILE, room=room, seconds=40,
+        make_file, writing, core=True, variants=VOLATILE, room=room, seconds=30,
     ),
     Workload(
         "fio", "data",
@@ -188,6 +188,6 @@ WORKLOADS = (
             Row("fio mmap", "the same through a mapping", "64 MiB", ALIKE),
             Row("fio 4 jobs", "the same by 4 processes at once", "64 MiB", ALIKE),
         ),
-        make_file, fio, programs=("fio",), room=room, seconds=45,
+        make_file, fio, programs=("fio",), room=room, seconds=20,
     ),
 )  # fmt: skip

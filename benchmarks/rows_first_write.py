@@ -140,6 +140,7 @@ def change_large(sample: Sample) -> None:
     """The first write to each, and what the larger one costs from then on."""
     warm_up(sample)
     for size, named in zip(large_sizes(sample.scale), LARGE, strict=True):
+        sample.settle()
         path = sample.path(f"file-{size}")
         change_one(sample, row_name("first write", named), measure.first_write, path, size)
         _check(sample, "first write", path, size)
@@ -294,7 +295,7 @@ def both(scale: Scale) -> int:
 WORKLOADS = (
     Workload(
         "first change", "first write", small_rows(), make_small, change_small, core=True, ours=COPYING,
-        variants=VARIANTS, seconds=15,
+        variants=VARIANTS, seconds=10,
     ),
     Workload(
         "first write, large", "first write",
@@ -311,14 +312,14 @@ WORKLOADS = (
             Row("first write, until complete", "until the union says that the file is in one piece", "1 GiB"),
             *after_rows("completed:"),
         ),
-        make_large, complete, ours=COPYING, variants=VARIANTS, room=both, seconds=35,
+        make_large, complete, ours=COPYING, variants=VARIANTS, room=both, seconds=30,
     ),
     Workload(
         "first change, large", "first write",
         tuple(
             Row(row_name(change, size), EXPLAINED[change]) for change in list(CHANGES)[1:] for size in LARGE
         ),
-        make_each, change_each, ours=COPYING, variants=VARIANTS, room=lambda scale: 4 * both(scale), seconds=70,
+        make_each, change_each, ours=COPYING, variants=VARIANTS, room=lambda scale: 4 * both(scale), seconds=60,
     ),
     Workload(
         "stall", "first write",
@@ -326,6 +327,6 @@ WORKLOADS = (
             Row("longest lookup meanwhile", "while a file of 256 MiB gets its first write"),
             Row("longest lookup before", "by the same process, just before"),
         ),
-        make_stall, stall, ours=COPYING, variants=VARIANTS, room=both, seconds=30,
+        make_stall, stall, ours=COPYING, variants=VARIANTS, room=both, seconds=20,
     ),
 )  # fmt: skip

@@ -227,7 +227,7 @@ WORKLOADS = (
             Row("untar", "tar xf of a tree of source text", "5,000 files", REAL),
             Row("rm -r", "and away with it", "5,000 files"),
         ),
-        make_tar, untar, core=True, programs=("tar",), seconds=25,
+        make_tar, untar, core=True, programs=("tar",), seconds=40,
     ),
     Workload(
         "git", "real",
@@ -236,12 +236,12 @@ WORKLOADS = (
             Row("git status, again", "warm", "10,000 files", REAL),
             Row("git clone", "from the lower layer into the union", "10,000 files", REAL),
         ),
-        make_repository, git, programs=("git",), seconds=70,
+        make_repository, git, programs=("git",), seconds=90,
     ),
     Workload(
         "pip", "real",
         (Row("pip install", "of a made wheel, without its compiling", "2,000 modules", REAL),),
-        make_wheel, pip, seconds=30,
+        make_wheel, pip, seconds=25,
     ),
     Workload(
         "import", "real",
@@ -259,7 +259,7 @@ WORKLOADS = (
             Row("sqlite, inserts, synced", "into a new database", "3,000 rows, 30 times", REAL),
             Row("sqlite, inserts, not synced", "with synchronous = off", "20,000 rows, 100 times", REAL),
         ),
-        make_database, sqlite, core=True, variants=VOLATILE, seconds=15,
+        make_database, sqlite, core=True, variants=VOLATILE, seconds=10,
     ),
     Workload(
         "gcc", "real",

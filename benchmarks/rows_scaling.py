@@ -108,7 +108,7 @@ WORKLOADS = (
     *(
         Workload(
             f"{count} layers", "scaling", layer_rows(count), partial(make_layers, count), partial(look_up, count),
-            changes=False, seconds=3 + count / 50,
+            changes=False, seconds=8 + count / 40,
         )
         for count in LAYERS
     ),
@@ -119,7 +119,7 @@ WORKLOADS = (
             for depth in DEPTHS
             for state, when in (("", "for the first time"), (", warm", "again"))
         ),
-        make_depths, descend, changes=False, seconds=10,
+        make_depths, descend, changes=False, seconds=8,
     ),
     Workload(
         "directories", "scaling",

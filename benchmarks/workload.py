@@ -29,8 +29,8 @@ PASSTHROUGH, CACHED, INDEX = "unionfs passthrough", "unionfs cached", "unionfs i
 MODES = ("unionfs", PASSTHROUGH, CACHED, INDEX, "unionfs cached index", "unionfs fusepy")
 COPYING = ("unionfs whole", "unionfs block", "unionfs auto", "unionfs close")
 """How ours serve files, and how they copy them up: a workload is about the one or the other."""
-CORE_ONLY = ("unionfs cached index", "unionfs fusepy")
-"""Peers that are measured in the core rows, unless they were asked for."""
+BASIC_ONLY = ("unionfs cached index", "unionfs fusepy")
+"""Peers that are measured in the core rows of names and data only, unless they were asked for."""
 VOLATILE = ("overlayfs volatile", "fuse-overlayfs volatile")
 METACOPY = ("overlayfs metacopy",)
 """Peers that are measured in the rows where their option makes a difference, unless they were asked for."""
