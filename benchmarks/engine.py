@@ -155,6 +155,7 @@ class Suite:
                     except Exception as failure:
                         running = [other for other in running if other is not peer]
                         self.report.leave_out(f"{peer.name}, {workload.name}, {maker.where.filesystem}", told(failure))
+                    grounds.settle(maker.where)
                     used[peer] += monotonic() - start
         finally:
             for row in workload.rows:
@@ -185,7 +186,6 @@ class Suite:
             sample = Sample(peer.name, place, maker.where, maker, is_first)
             with patience(place):
                 workload.run(sample)
-        grounds.settle(maker.where)
         return sample.figures
 
     def _add(self, workload: Workload, row: Row, maker: Maker, peer: Peer, figures: Sequence[Figure]) -> None:

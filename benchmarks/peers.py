@@ -158,6 +158,7 @@ def all_peers() -> list[Peer]:
         OUR_WHOLE,
         OUR_BLOCK,
         OUR_AUTO,
+        OUR_CLOSE,
         native(),
         *kernel,
         *fuse_overlayfs(),
@@ -167,18 +168,23 @@ def all_peers() -> list[Peer]:
 
 
 def chosen(peers: Sequence[Peer], words: str | None, report: Report) -> list[Peer]:
-    """Those that were asked for and can be mounted; the others are named in the report."""
+    """Those that were asked for and can be mounted; the others are named in the report.
+
+    A word is a peer's name, or a part of it.
+    """
     names = [peer.name for peer in peers]
+    wanted: set[str] = set(names if not words else ())
     for word in words.split(",") if words else ():
-        if not any(word in name for name in names):
+        found = [word] if word in names else [name for name in names if word in name]
+        if not found:
             parts = {part for name in names for part in (name, *name.split())}
             hint = did_you_mean(word, sorted(parts)) or f"they are: {', '.join(names)}"
             raise SystemExit(f"--peers {word}: no peer has this in its name: {hint}")
-    wanted = [peer for peer in peers if not words or any(word in peer.name for word in words.split(","))]
-    for peer in wanted:
-        if peer.fault:
+        wanted.update(found)
+    for peer in peers:
+        if peer.name in wanted and peer.fault:
             report.leave_out(peer.name, peer.fault)
-    return [peer for peer in wanted if not peer.fault]
+    return [peer for peer in peers if peer.name in wanted and not peer.fault]
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ OTHER = MIB
 """The file that is changed before: large enough to be copied by block, where that depends on it."""
 AFTER = 2000
 """Pages that are written, and read, in a file that was copied up."""
-PATIENCE = 120.0
+PATIENCE = 20.0
 """Seconds in which a file must be completed."""
 VARIANTS = (*VOLATILE, *METACOPY)
 FIRST = (Target("unionfs auto", 0.003, 0.005),)
@@ -298,7 +298,7 @@ WORKLOADS = (
         variants=VARIANTS, seconds=10,
     ),
     Workload(
-        "first write, large", "first write",
+        "large first write", "first write",
         (
             Row(row_name("first write", LARGE[0]), EXPLAINED["first write"]),
             Row(row_name("first write", LARGE[1]), EXPLAINED["first write"], targets=FIRST),
@@ -307,7 +307,7 @@ WORKLOADS = (
         make_large, change_large, core=True, ours=COPYING, variants=VARIANTS, room=both, seconds=35,
     ),
     Workload(
-        "first write, completed", "first write",
+        "completed first write", "first write",
         (
             Row("first write, until complete", "until the union says that the file is in one piece", "1 GiB"),
             *after_rows("completed:"),
@@ -315,7 +315,7 @@ WORKLOADS = (
         make_large, complete, ours=COPYING, variants=VARIANTS, room=both, seconds=30,
     ),
     Workload(
-        "first change, large", "first write",
+        "large first change", "first write",
         tuple(
             Row(row_name(change, size), EXPLAINED[change]) for change in list(CHANGES)[1:] for size in LARGE
         ),

@@ -233,7 +233,7 @@ WORKLOADS = (
         make_room, create, core=True, seconds=60,
     ),
     Workload(
-        "create, synced", "metadata",
+        "synced create", "metadata",
         rows(("create + write 4 KiB + fsync", "300 files", "as a mail server does it")),
         make_room, create_synced, variants=VOLATILE, seconds=8,
     ),

@@ -267,7 +267,7 @@ WORKLOADS = (
             Row("gcc build", "make -j2, sources in a lower layer", "100 files", REAL),
             Row("make, nothing to do", "stats all of them", "100 files"),
         ),
-        make_project, build, programs=("gcc", "make"), seconds=50,
+        make_project, build, programs=("gcc", "make"), seconds=25,
     ),
     Workload(
         "usr", "real",

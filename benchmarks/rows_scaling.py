@@ -10,7 +10,8 @@ from workload import Layers, Maker, Row, Sample, Workload
 
 LAYERS = (1, 5, 20, 100, 500)
 """As many lower layers; kernel overlayfs takes 500."""
-DEPTHS = (1, 5, 20, 100)
+DEPTHS = (1, 5, 20, 50)
+CHAINS = 100
 DIRECTORIES = (10, 100, 1000, 10_000, 100_000)
 LOOKUPS = 200
 
@@ -69,14 +70,14 @@ def chain(number: int, depth: int) -> str:
 def make_depths(maker: Maker) -> Layers:
     lowers = maker.layers(2)
     for depth in DEPTHS:
-        for number in range(maker.scale.count(LOOKUPS)):
+        for number in range(maker.scale.count(CHAINS)):
             trees.fill(lowers[number % 2 :][:1], [chain(number, depth)], b"d")
     return maker.flat(lowers)
 
 
 def descend(sample: Sample) -> None:
     for depth in DEPTHS:
-        paths = [sample.path(chain(number, depth)) for number in range(sample.scale.count(LOOKUPS))]
+        paths = [sample.path(chain(number, depth)) for number in range(sample.scale.count(CHAINS))]
         sample.each(f"stat, {depth} deep", paths, os.stat)
         sample.each(f"stat, {depth} deep, warm", paths, os.stat)
 
@@ -108,14 +109,14 @@ WORKLOADS = (
     *(
         Workload(
             f"{count} layers", "scaling", layer_rows(count), partial(make_layers, count), partial(look_up, count),
-            changes=False, seconds=8 + count / 40,
+            changes=False, seconds=3 + count / 100,
         )
         for count in LAYERS
     ),
     Workload(
         "depth", "scaling",
         tuple(
-            Row(f"stat, {depth} deep{state}", "each path " + when, f"{LOOKUPS} paths")
+            Row(f"stat, {depth} deep{state}", f"each path {when}", f"{CHAINS} paths")
             for depth in DEPTHS
             for state, when in (("", "for the first time"), (", warm", "again"))
         ),

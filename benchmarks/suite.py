@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import grounds
 import measure
@@ -99,7 +100,7 @@ def plan(arguments: argparse.Namespace, report: Report) -> Plan:
     if found.drop_caches and os.geteuid():
         raise SystemExit("--drop-caches: only root may drop the kernel's caches: leave it out, or run it as root")
     if not found.workloads or not found.peers or not found.kinds:
-        raise SystemExit("nothing is left to measure; --install says what is missing")
+        raise SystemExit("nothing is left to measure; --install says what is missing, --list what there is")
     return found
 
 
@@ -173,6 +174,27 @@ def show(arguments: argparse.Namespace, rows: list[results.Figures], machine: di
         print("\n" + "\n".join(plots.draw(rows, arguments.plots)))
 
 
+def read(path: str) -> dict[str, Any]:
+    """An old run."""
+    try:
+        with open(path) as file:
+            found: dict[str, Any] = json.load(file)
+    except (OSError, ValueError) as error:
+        why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is not what --json wrote"
+        raise SystemExit(f"--from {path}: {why}") from None
+    if not {"rows", "machine", "left_out"} <= found.keys():
+        raise SystemExit(f"--from {path}: is not what --json wrote")
+    return found
+
+
+def check_places(*paths: str | None) -> None:
+    """That the results can be written is known before anything is measured."""
+    for path in paths:
+        parent = os.path.dirname(os.path.abspath(path)) if path else "."
+        if not os.access(parent, os.W_OK):
+            raise SystemExit(f"{path}: cannot be written: make the directory {parent}, or name another one")
+
+
 def main() -> None:
     arguments = options().parse_args()
     if arguments.list or arguments.install:
@@ -181,10 +203,10 @@ def main() -> None:
     if arguments.plots and (fault := plots.fault()):
         raise SystemExit(f"--plots: {fault}")
     if arguments.source:
-        with open(arguments.source) as file:
-            old = json.load(file)
+        old = read(arguments.source)
         show(arguments, old["rows"], old["machine"], old["left_out"])
         return
+    check_places(arguments.json, arguments.markdown)
     report = Report(arguments, peers.versions())
     report.show_machine()
     suite = Suite(plan(arguments, report), report)
