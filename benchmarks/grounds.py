@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from time import monotonic, sleep
+from time import monotonic, perf_counter, sleep
 from types import FrameType
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ class Place(NamedTuple):
     work: str
     merged: str
     daemon: subprocess.Popen[bytes] | None = None
+    mount_ms: float = 0
+    """From the start of the command until it was mounted."""
 
     @property
     def layers(self) -> str:
@@ -209,20 +211,21 @@ def mounted(how: Mountable, where: Ground, lowers: Sequence[str], content: str |
                 settle(where)
             yield place
         elif how.is_daemon:
+            start = perf_counter()
             with _daemon(how.command(place), place) as process:
-                yield place._replace(daemon=process)
+                yield place._replace(daemon=process, mount_ms=(perf_counter() - start) * 1000)
         else:
-            command = how.command(place)
+            command, start = how.command(place), perf_counter()
             said = subprocess.run(command, cwd=place.base, capture_output=True, text=True, check=False)
             if said.returncode:
                 raise MountFault(f"{_short(command)}: {said.stderr.strip() or f'exit status {said.returncode}'}")
-            yield place
+            yield place._replace(mount_ms=(perf_counter() - start) * 1000)
 
 
 @contextmanager
 def _daemon(command: list[str], place: Place) -> Iterator[subprocess.Popen[bytes]]:
     """A session of its own keeps the terminal's Ctrl-C away from it; caches that it may keep are kept where we are."""
-    environment = {**os.environ, "PYTHONPATH": ROOT, "XDG_CACHE_HOME": os.path.join(place.base, "cache")}
+    environment = {**os.environ, "PYTHONPATH": ROOT, "UNIONFS_CACHE": os.path.join(place.base, "cache")}
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             command, cwd=place.base, env=environment, stderr=said, stdout=said, start_new_session=True

@@ -125,6 +125,8 @@ def show_install() -> None:
         is_there = shutil.which(program) is not None
         cells.append(["program", program, "yes" if is_there else "no", "" if is_there else f"in {package}"])
         packages |= set() if is_there else {package}
+    if fault := plots.fault():
+        cells.append(["for --plots", "matplotlib", "no", fault])
     table.show(["", "name", "here", "why not"], cells)
     print(f"\napt-get install {' '.join(sorted(packages))}" if packages else "\nNothing is to be installed.")
 
@@ -137,7 +139,11 @@ def options() -> argparse.ArgumentParser:
     add("--rows", metavar="WORD,...", help="only workloads with one of these words in their names; see --list")
     add("--full", action="store_true", help="all rows, peers and filesystems, in full size, up to 25 minutes")
     add("--scale", type=factor, help="how much of everything, 1 is what --list says (0.2; --full: 1)")
-    add("--minutes", type=positive_number, help="share so much time out; the last is left out (5; --full: 25)")
+    add(
+        "--minutes",
+        type=positive_number,
+        help="shared out among the rows; what does not fit is left out (5; 25)",
+    )
     add("--drop-caches", action="store_true", help="drop the caches of the whole machine before each sample; root")
     add("--plots", metavar="DIR", help="draw the figures as PNG, there; needs matplotlib")
     add("--markdown", metavar="FILE", help="write the tables there, between the marks if the file has them")
@@ -208,8 +214,8 @@ def main() -> None:
         return
     check_places(arguments.json, arguments.markdown)
     report = Report(arguments, peers.versions())
-    report.show_machine()
     suite = Suite(plan(arguments, report), report)
+    report.show_machine()
     note(
         f"about {suite.plan.estimate():.0f} minutes, {suite.plan.minutes:g} at most; Ctrl-C ends it with what is there"
     )

@@ -99,12 +99,13 @@ class Maker(NamedTuple):
         return tuple(self.directory(str(index)) for index in range(count))
 
     def flat(self, lowers: Sequence[str]) -> Layers:
-        """With the content for an ordinary directory: hard links to the files of the layers."""
+        """With the content for an ordinary directory: a copy, since hard links would change the files of the layers,
+        and a union that keeps hard links together has more to do with those."""
         if len(lowers) == 1:
             return Layers(tuple(lowers), lowers[0])
         content = self.directory("flat")
         for lower in reversed(lowers):
-            subprocess.run(["cp", "-al", "--remove-destination", f"{lower}/.", content], check=True)
+            subprocess.run(["cp", "-a", "--remove-destination", f"{lower}/.", content], check=True)
         return Layers(tuple(lowers), content)
 
 
