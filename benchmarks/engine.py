@@ -128,26 +128,25 @@ class Suite:
                     continue
                 layers = workload.make(maker)
                 grounds.settle(where)
-                self._rounds(workload, kind, maker, layers, (end - start) * weight)
+                self._rounds(workload, kind, maker, layers, (end - start) * weight, end)
             except Exception as failure:
                 self.report.leave_out(what, told(failure))
             finally:
                 shutil.rmtree(maker.path)
             note(f"    {monotonic() - start:.0f} s")
 
-    def _rounds(self, workload: Workload, kind: str, maker: Maker, layers: Layers, seconds: float) -> None:
-        """Each peer is measured once at least. One that is slow takes a share of the time, and then no further part:
-        what is ten times slower than others is so after one sample, too."""
+    def _rounds(self, workload: Workload, kind: str, maker: Maker, layers: Layers, seconds: float, end: float) -> None:
+        """Each peer is measured once at least, and again while its equal share of the `seconds` suffices: what is ten
+        times slower than others is so after one sample, too. After `end` no round begins."""
         running = [peer for peer in self.plan.peers_on(kind) if self._takes_part(peer, workload, layers)]
         samples: dict[Peer, list[dict[str, Figure]]] = {peer: [] for peer in running}
         used = dict.fromkeys(running, 0.0)
-        share = 2 * seconds / max(len(running), 1)
-        end = monotonic() + seconds
+        share = seconds / max(len(running), 1)
         try:
             for turn in range(self.plan.rounds_on(kind)):
                 if turn and monotonic() > end:
                     break
-                running = [peer for peer in running if used[peer] * (turn + 1) / max(turn, 1) <= share or not turn]
+                running = [peer for peer in running if not turn or used[peer] * (turn + 1) / turn <= share]
                 for peer in measure.rotated(running, turn):
                     start = monotonic()
                     try:
