@@ -130,7 +130,7 @@ class Suite:
                 grounds.settle(where)
                 self._rounds(workload, kind, maker, layers, (end - start) * weight, end)
             except Exception as failure:
-                self.report.leave_out(what, told(failure))
+                self.report.leave_out(what, told(failure, where.path))
             finally:
                 shutil.rmtree(maker.path)
             note(f"    {monotonic() - start:.0f} s")
@@ -153,7 +153,8 @@ class Suite:
                         samples[peer].append(self._sample(workload, peer, maker, layers, turn == 0))
                     except Exception as failure:
                         running = [other for other in running if other is not peer]
-                        self.report.leave_out(f"{peer.name}, {workload.name}, {maker.where.filesystem}", told(failure))
+                        what = f"{peer.name}, {workload.name}, {maker.where.filesystem}"
+                        self.report.leave_out(what, told(failure, maker.where.path))
                     grounds.settle(maker.where)
                     used[peer] += monotonic() - start
         finally:
@@ -208,10 +209,11 @@ class Suite:
         self.report.add(found, [figure.ms for figure in figures])
 
 
-def told(failure: Exception) -> str:
-    """A failure, in one line."""
+def told(failure: Exception, place: str = "") -> str:
+    """A failure, in one line, without the name of the temporary directory."""
     kind = "" if isinstance(failure, EXPECTED) else f"{type(failure).__name__}: "
-    return f"failed: {kind}{' '.join(str(failure).split())}"
+    words = " ".join(str(failure).split())
+    return f"failed: {kind}{words.replace(f'{place}/', '') if place else words}"
 
 
 def drop_caches() -> None:

@@ -35,7 +35,7 @@ _PATIENCE = 60.0
 
 
 class MountFault(Exception):
-    """A peer was not mounted: its command, and what it said."""
+    """A peer was not mounted: what it said, or else its command."""
 
 
 class Place(NamedTuple):
@@ -218,7 +218,7 @@ def mounted(how: Mountable, where: Ground, lowers: Sequence[str], content: str |
             command, start = how.command(place), perf_counter()
             said = subprocess.run(command, cwd=place.base, capture_output=True, text=True, check=False)
             if said.returncode:
-                raise MountFault(f"{_short(command)}: {said.stderr.strip() or f'exit status {said.returncode}'}")
+                raise MountFault(said.stderr.strip() or f"{_short(command)}: exit status {said.returncode}")
             yield place._replace(mount_ms=(perf_counter() - start) * 1000)
 
 
@@ -235,7 +235,7 @@ def _daemon(command: list[str], place: Place) -> Iterator[subprocess.Popen[bytes
             while not os.path.ismount(place.merged):
                 if process.poll() is not None or monotonic() > end:
                     said.seek(0)
-                    raise MountFault(f"{_short(command)}: {said.read().strip() or 'did not mount'}")
+                    raise MountFault(said.read().strip() or f"{_short(command)}: did not mount")
                 sleep(0.002)
             yield process
         except BaseException:
