@@ -21,7 +21,7 @@ from time import monotonic, perf_counter, sleep
 from types import FrameType
 from typing import NamedTuple
 
-from measure import GIB, ROOT, Report, memory, note
+from measure import GIB, ROOT, Fault, Report, memory, note
 
 from unionfs.errors import did_you_mean
 from unionfs.linux import mounts
@@ -34,7 +34,7 @@ _PATIENCE = 60.0
 """Seconds in which a daemon must mount, and end when it is unmounted."""
 
 
-class MountFault(Exception):
+class MountFault(Fault):
     """A peer was not mounted: what it said, or else its command."""
 
 

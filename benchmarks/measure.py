@@ -33,6 +33,10 @@ PAGE = 4096
 Item = TypeVar("Item")
 
 
+class Fault(Exception):
+    """Ends a program, in its own words."""
+
+
 # --- samples
 
 
@@ -263,5 +267,7 @@ def run(main: Callable[[], None]) -> None:
     """The end of each program: interrupted, it exits as a shell expects of SIGINT."""
     try:
         main()
+    except Fault as fault:
+        sys.exit(str(fault))
     except KeyboardInterrupt:
         sys.exit(130)
