@@ -39,10 +39,11 @@ from unionfs.errors import did_you_mean
 WORKLOADS: tuple[Workload, ...] = (
     *rows_metadata.WORKLOADS,
     *rows_data.WORKLOADS,
-    *rows_first_write.WORKLOADS,
     *rows_real.WORKLOADS,
     *rows_scaling.WORKLOADS,
+    *rows_first_write.WORKLOADS,
 )
+"""In this order, the core first. The last take the most time: when it is over, they are what is left out."""
 TOOLS = {
     "fio": "fio", "git": "git", "gcc": "gcc", "make": "make", "tar": "tar", "mkfs.btrfs": "btrfs-progs",
     "mkfs.xfs": "xfsprogs",
