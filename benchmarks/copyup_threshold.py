@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+import grounds
 import measure
 import peers
+from grounds import Ground
 from measure import KIB, Report, Summary
-from peers import Ground, Peer, ours
+from peers import Peer, ours
 
 SIZES = ",".join(f"{4 << shift}K" for shift in range(11))
 PIECE = 64 * KIB
@@ -76,14 +78,14 @@ def run(where: Ground, found: Sequence[Peer], lengths: Sequence[int], rounds: in
             measure.make_file(os.path.join(lower, f"{length}-{turn}"), length)
     samples: dict[tuple[str, int], list[dict[str, float]]] = {}
     with ExitStack() as stack:
-        places = {peer.name: stack.enter_context(peers.mounted(peer, where, lower)) for peer in found}
+        places = {peer.name: stack.enter_context(peers.mounted(peer, where, [lower])) for peer in found}
         # Round 0 is for nothing: nobody should pay for his first request.
         for turn in range(rounds + 1):
             measure.note(f"{where.filesystem}: round {turn} of {rounds}")
             for length in lengths:
                 for peer in measure.rotated(found, turn):
                     times = workload(os.path.join(places[peer.name].merged, f"{length}-{turn}"), length)
-                    peers.settle(where)
+                    grounds.settle(where)
                     if turn:
                         samples.setdefault((peer.name, length), []).append(times)
     shown = {}
@@ -135,8 +137,8 @@ def main() -> None:
     arguments = parser.parse_args()
     report = Report(arguments, peers.versions())
     report.show_machine()
-    for kind in peers.grounds(arguments.on, report):
-        with peers.ground(kind, arguments.dir) as where:
+    for kind in grounds.grounds(arguments.on, report):
+        with grounds.ground(kind, arguments.dir) as where:
             run(where, unions(arguments.volatile), arguments.sizes, arguments.rounds, report)
     report.write(arguments.json)
 

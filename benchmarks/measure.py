@@ -25,11 +25,16 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from unionfs import __version__  # noqa: E402
 from unionfs.cli import table  # noqa: E402
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
 Item = TypeVar("Item")
+
+
+class Fault(Exception):
+    """Ends a program, in its own words."""
 
 
 # --- samples
@@ -123,15 +128,15 @@ def middle(size: int) -> int:
 # --- options
 
 
-def options(description: str, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have."""
+def options(description: str, rounds: int | None, on: str | None = "disk,tmpfs") -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have. None: the program chooses, and says what."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
     add("--dir", default=".", help="measure on the filesystem of this directory, in a temporary one that is removed")
-    add("--on", default="disk,tmpfs", help="filesystems: disk (that of --dir), tmpfs (one is mounted: needs root)")
-    add("--rounds", type=positive, default=rounds, help="samples of each figure (%(default)s)")
+    add("--on", default=on, help="filesystems: disk (that of --dir), tmpfs, btrfs, xfs (one is mounted: needs root)")
+    add("--rounds", type=positive, default=rounds, help=f"samples of each figure ({rounds or '3; --full: 5'})")
     add("--peers", metavar="WORD,...", help="only peers whose name has one of these words in it")
     add("--json", metavar="FILE", help="write the figures there, with a description of the machine")
     return parser
@@ -214,10 +219,10 @@ class Report:
             file.write("\n")
 
 
-def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; all columns but the first hold numbers."""
+def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], words: int = 1) -> None:
+    """A table; all columns but the first, or the first few, hold numbers."""
     print(f"\n{title}\n")
-    table.show([headings[0], *(table.RIGHT + heading for heading in headings[1:])], rows)
+    table.show([*headings[:words], *(table.RIGHT + heading for heading in headings[words:])], rows)
 
 
 def note(line: str) -> None:
@@ -255,12 +260,14 @@ def _commit() -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "not from a git checkout"
+        return f"{__version__}, not from a git checkout"
 
 
 def run(main: Callable[[], None]) -> None:
     """The end of each program: interrupted, it exits as a shell expects of SIGINT."""
     try:
         main()
+    except Fault as fault:
+        sys.exit(str(fault))
     except KeyboardInterrupt:
         sys.exit(130)

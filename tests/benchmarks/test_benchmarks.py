@@ -1,87 +1,23 @@
-"""The benchmarks run, show their tables, write the rows they promise, and leave nothing behind. No time is judged.
-
-Peers that are not installed are left out, as the programs themselves do it; without privileges, ours alone is measured.
-"""
+"""A benchmark about ours alone, and what all of them do: they leave nothing behind, and tell what is wrong."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import pytest
 
+from tests.benchmarks.running import ground, needs_fuse, refusal, run, start
 from unionfs.linux import mounts
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SIZE = 128 << 10
-pytestmark = [
-    pytest.mark.stress,
-    pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse"),
-]
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Path]:
-    """A directory to measure in, that must be as empty afterwards as before."""
-    path = tmp_path / "ground"
-    path.mkdir()
-    yield path
-    assert not list(path.iterdir())
-    assert not [mount for mount in mounts.table() if mount.point.startswith(os.fsencode(path))]
-
-
-def start(program: str, ground: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(BENCHMARKS / f"{program}.py"), "--dir", str(ground), "--rounds", "1"]
-    command += arguments
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ground.parent)
-
-
-def run(program: str, ground: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
-    """What it shows, and its JSON."""
-    report = ground.parent / "report.json"
-    process = start(program, ground, "--json", str(report), *arguments)
-    shown, progress = process.communicate()
-    assert process.returncode == 0, progress
-    found = json.loads(report.read_text())
-    assert found["benchmark"] == program
-    assert {"kernel", "processor", "unionfs"} <= found["machine"].keys()
-    timed = [row["ms"] for row in found["rows"] if "ms" in row]
-    assert timed and all(0 < ms["low"] <= ms["median"] <= ms["high"] <= ms["longest"] for ms in timed)
-    return shown, found
-
-
-def test_first_write(ground: Path) -> None:
-    shown, found = run("first_write", ground, "--on", "disk", "--sizes", str(SIZE), "--hold", "0.05")
-    assert "write 4 KiB" in shown and "a lookup of another name" in shown
-    rows = {(row["what"], row["peer"]): row for row in found["rows"]}
-    for what in ("write 4 KiB", "chmod", "append 1 byte", "truncate to half"):
-        for peer in ("unionfs whole", "unionfs block", "unionfs auto"):
-            assert rows[what, peer]["size"] == SIZE
-    assert rows["write 4 KiB", "unionfs whole"]["upper_bytes"] >= SIZE > rows["chmod", "unionfs block"]["upper_bytes"]
-    assert rows["stall", "unionfs whole"]["lookups"] > 0
-
-
-def test_after_first_write(ground: Path) -> None:
-    shown, found = run("after_first_write", ground, "--size", "256K", "--count", "5", "--peers", "unionfs,volatile")
-    assert "completed after s" in shown.lower()
-    rows = {(row["what"], row["peer"]): row for row in found["rows"]}
-    for what in ("first write", "random writes", "random reads", "sequential read"):
-        for peer in ("whole", "block, never", "block, background", "block, close, completed"):
-            assert (what, f"unionfs {peer}") in rows
-    assert len({row["filesystem"] for row in found["rows"]}) == (2 if os.geteuid() == 0 else 1)
-    done = rows["first write", "unionfs block, background, completed"]
-    assert done["completion_s"] > 0 and done["upper_bytes"][1] >= 256 << 10
+__all__ = ["ground"]
+pytestmark = [pytest.mark.stress, needs_fuse]
 
 
 def test_copyup_threshold(ground: Path) -> None:
-    shown, found = run("copyup_threshold", ground, "--sizes", "4K,64K")
+    shown, found = run("copyup_threshold", ground, "--on", "disk", "--sizes", "4K,64K")
     assert "from which size on" in shown
     rows = {(row["what"], row["peer"], row["size"]) for row in found["rows"]}
     for what in ("first write", "rewrite", "two reads", "all"):
@@ -92,22 +28,41 @@ def test_copyup_threshold(ground: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_that_an_interrupted_one_leaves_nothing_behind(ground: Path, number: signal.Signals) -> None:
-    process = start("first_write", ground, "--on", "disk", "--sizes", "4K", "--rounds", "99", "--peers", "block")
+    """And shows what it has until then."""
+    words = ("--rows", "stat", "--peers", "unionfs", "--scale", "0.05", "--rounds", "99")
+    process = start("suite", ground, *words, "--json", str(ground.parent / "report.json"))
     end = monotonic() + 60
     while not [mount for mount in mounts.table() if mount.fstype == b"fuse.unionfs" and _is_in(mount, ground)]:
         assert process.poll() is None and monotonic() < end
         sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate()
+    shown, said = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in said
+    assert "left out: the rest: interrupted" in shown and "stat, cold" in shown
+    assert (ground.parent / "report.json").exists()
 
 
-def test_that_a_wrong_option_is_told(ground: Path) -> None:
-    process = start("first_write", ground, "--sizes", "4X")
-    _, said = process.communicate()
-    assert process.returncode == 2
-    assert "4X is not a size: write 4K, 16M or 1G" in said
+@pytest.mark.parametrize(
+    ("program", "words", "told"),
+    [
+        ("copyup_threshold", ["--sizes", "4X"], "4X is not a size: write 4K, 16M or 1G"),
+        ("suite", ["--rows", "wakl"], '--rows wakl: no row has this in its name: did you mean "walk"?'),
+        ("suite", ["--rows", "zebra"], "--rows zebra: no row has this in its name: see --list"),
+        ("suite", ["--peers", "overlaysf"], 'no peer has this in its name: did you mean "overlayfs"?'),
+        ("suite", ["--peers", "zebra"], "no peer has this in its name: they are: unionfs"),
+        ("suite", ["--on", "tmpsf"], '--on tmpsf: did you mean "tmpfs"?'),
+        ("suite", ["--scale", "0"], "must be above 0"),
+        ("suite", ["--scale", "11"], "must be 10 at most"),
+        ("suite", ["--minutes", "0"], "must be above 0"),
+        ("suite", ["--rounds", "0"], "must be 1 at least"),
+        ("suite", ["--from", "nowhere.json"], "--from nowhere.json: no such file or directory"),
+    ],
+)
+def test_that_a_wrong_option_is_told(ground: Path, program: str, words: list[str], told: str) -> None:
+    status, said = refusal(program, ground, *words)
+    assert status and told in said
+    assert "Traceback" not in said
 
 
 def _is_in(mount: mounts.Mount, directory: Path) -> bool:

@@ -29,6 +29,8 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int | None]
     epilog: str = ""
     usage_status: int = UsageError.exit_status
+    takes_words: bool = False
+    """Its words are another program's: they are given to it as `words`, and not looked at."""
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -80,6 +82,8 @@ def make_parser(name: str, command: Command) -> Parser:
 
 def run(name: str, command: Command, words: list[str]) -> int:
     """Run a command with the words behind its name; its exit status."""
+    if command.takes_words:
+        return command.run(argparse.Namespace(words=words)) or 0
     try:
         return command.run(make_parser(name, command).parse(words)) or 0
     except UsageError as failure:

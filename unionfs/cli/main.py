@@ -42,6 +42,7 @@ PLACES = {
     "discard": Place("keep", "drop the changes: empty the upper layer"),
     "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
+    "bench": Place("bench", "measure this and other union filesystems, side by side"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),
 }

@@ -33,7 +33,7 @@ from unionfs.union.partial import BUSY, PartialFile
 
 WHEN = ("background", "close", "never")
 COMPLETE = "background"
-"""The default, chosen by benchmarks/after_first_write.py."""
+"""The default, chosen by benchmarks/rows_first_write.py."""
 PIECE = 4 << 20
 """Bytes copied at a time: who writes to the file meanwhile waits for one piece at most."""
 _FREE = 0.05
