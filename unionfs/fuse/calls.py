@@ -18,7 +18,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from unionfs.errors import UnionfsError
-from unionfs.fuse import protocol, stats, wire
+from unionfs.fuse import protocol, stats
 from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.openfiles import OpenFiles
