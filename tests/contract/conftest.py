@@ -38,7 +38,7 @@ SUBJECTS: list[tuple[str, ...]] = [
     ("model", ""), ("kernel", "overlay"), ("core", "aufs"), ("core", "overlay"),
     ("native", "aufs"), ("native", "overlay"), ("fusepy", "aufs"), ("fusepy", "overlay"),
     ("core", "aufs", "block"), ("core", "overlay", "auto"), ("native", "aufs", "block"),
-    ("native", "aufs", "index"), ("native", "aufs", "cached"), ("native", "aufs", "coherent"),
+    ("native", "aufs", "index"), ("native", "aufs", "cached"),
 ]  # fmt: skip
 """Kind and dialect; then what is not the default: how files are copied up (of any size), how they are opened, or the
 layer index."""
