@@ -67,12 +67,6 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def in_turn(items: Sequence[Item], rounds: int) -> Iterator[Item]:
-    """Each item once a round."""
-    for turn in range(rounds):
-        yield from rotated(items, turn)
-
-
 def rotated(items: Sequence[Item], turn: int) -> list[Item]:
     """The items in the order of that round: the item that was first is last in the next one."""
     shift = turn % len(items) if items else 0

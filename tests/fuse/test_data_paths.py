@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def wait_for_live(merged: Path, count: int) -> None:
             break
         time.sleep(0.01)
     assert live(merged) == count and no_id_is_lost(merged)
+
+
+def crowd(work: Callable[[int], None]) -> None:
+    """Eight threads at once, each with a seed of its own."""
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 # --- backing ids
@@ -172,11 +182,7 @@ def test_many_threads_open_to_read_and_to_write(place: Path, mode: str) -> None:
             except Exception as failure:
                 failures.append((path, failure))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    crowd(work)
     assert failures == []
     for name in names:
         assert (place / "lower" / name).read_bytes() == OLD
@@ -244,11 +250,7 @@ def test_files_are_closed_and_opened_again_under_many_threads(place: Path) -> No
             except Exception as failure:
                 failures.append((number, failure))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    crowd(work)
     assert failures == [] and stats(merged)["open_files"] <= 128
 
 

@@ -19,7 +19,7 @@ from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import indexing
 from unionfs.fuse.index import NUMBER, DamagedIndex, Index
-from unionfs.fuse.mount import unmount
+from unionfs.fuse.mount import unmount, wants_index
 from unionfs.fuse.records import SHIFT, Counts
 from unionfs.linux import mounts
 from unionfs.union.operations import Operations
@@ -299,7 +299,7 @@ def test_auto_is_on_where_nobody_can_write(place: Path, built: Callable[[], int]
         wanted = {}
         for name, lowers in unions.items():
             with closing(Operations(lowers)) as union:
-                wanted[name] = indexing.is_wanted("auto", union.stack)
+                wanted[name] = wants_index("auto", union)
         assert wanted == {"layers": True, "mixed": False}
         with unionfs.mount(place / "merged", lower=[point], index="auto") as mounted:
             assert (mounted.path / "d/old").read_bytes() == b"old"

@@ -16,7 +16,7 @@ from functools import partial
 
 from unionfs import events
 from unionfs.cli.command import Command, Parser, UsageError, told
-from unionfs.cli.progress import counter
+from unionfs.cli.counter import counter
 from unionfs.errors import Faults, UnionfsError
 from unionfs.fuse import mount as fuse_mount
 from unionfs.fuse.daemon import daemonize

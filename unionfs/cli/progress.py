@@ -8,21 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 
-_REFRESH_SECONDS = 0.1
 _has_rich = sys.stderr.isatty()
 if _has_rich:
     try:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
         _has_rich = False
 
@@ -37,23 +28,3 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def counter(what: str) -> Iterator[Callable[[int], None]]:
-    """The same where nobody knows the total: the count so far. It makes no thread, so that its user may fork."""
-    if not _has_rich:
-        yield lambda count: None
-        return
-    columns = (TextColumn(what), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task, last = progress.add_task(what, total=None), monotonic()
-
-        def tell(count: int) -> None:
-            nonlocal last
-            progress.advance(task, count)
-            if monotonic() > last + _REFRESH_SECONDS:
-                progress.refresh()
-                last = monotonic()
-
-        yield tell

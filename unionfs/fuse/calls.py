@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import NamedTuple
 
-from unionfs.errors import UnionfsError
+from unionfs.errors import UnionfsError, failed
 from unionfs.fuse import protocol, stats
 from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.openfiles import OpenFiles
-from unionfs.fuse.passthrough import Passthrough, stale
+from unionfs.fuse.passthrough import Passthrough
 from unionfs.fuse.wire import Request
 from unionfs.linux import files
 from unionfs.union.operations import Attributes, Caller, FileHandle, Inode, Node, Operations
@@ -103,7 +103,7 @@ class Connection:
         comes again with that; and the kernel asks again only once."""
         if self.passthrough.parted(nodeid, inode):
             self.operations.setattr(inode)
-            raise stale()
+            raise failed(errno.ESTALE)
 
     def _died(self, nodeid: int) -> None:
         self.passthrough.forgotten(nodeid)
@@ -154,7 +154,7 @@ def refuse(number: int) -> Callable[..., None]:
     """A call that is always refused. ENOSYS: the kernel does it itself, or never asks again."""
 
     def call(c: Connection, request: Request, *arguments: object) -> None:
-        raise OSError(number, os.strerror(number))
+        raise failed(number)
 
     return call
 
@@ -272,7 +272,7 @@ def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | b
         if name == STATS_XATTR:
             return _fitting(stats.as_json(c), size)
     if not name.startswith(VIRTUAL) and c.nodes.has_no_xattrs(request.nodeid):
-        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        raise failed(errno.ENODATA)
     return _fitting(c.operations.getxattr(c.inodes[request.nodeid], name), size)
 
 
@@ -291,7 +291,7 @@ def _fitting(value: bytes, size: int) -> int | bytes:
     if not size:
         return len(value)
     if len(value) > size:
-        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+        raise failed(errno.ERANGE)
     return value
 
 

@@ -82,16 +82,18 @@ def open_on_main(c: Connection, request: Request, flags: int, open_flags: int) -
     return filecalls.open_(c, request, flags, open_flags)
 
 
-def create_on_main(
-    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int, int] | HandOver:
-    """A name that is there after all is opened, which may mean to copy it up."""
-    try:
-        return filecalls.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
-    except FileExistsError:
-        if flags & os.O_EXCL:
-            raise
-        return HAND_OVER
+def unless_there(create: Call) -> Call:
+    """CREATE: a name that is there after all is opened, which may mean to copy it up."""
+
+    def on_main(c: Connection, request: Request, flags: int, *arguments: Any) -> Any:
+        try:
+            return create(c, request, flags | os.O_EXCL, *arguments)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            return HAND_OVER
+
+    return on_main
 
 
 def link_on_main(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int, Attributes] | HandOver:
@@ -161,17 +163,6 @@ def write_without_open(
         return noopen.write(c, request, opened, position, flags, content)
 
 
-def create_without_open(
-    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int, int] | HandOver:
-    try:
-        return noopen.create(c, request, flags | os.O_EXCL, mode, umask, open_flags, name)
-    except FileExistsError:
-        if flags & os.O_EXCL:
-            raise
-        return HAND_OVER
-
-
 # --- the table
 
 _handle = wire.fixed("Q16x")  # RELEASE, FLUSH: fh, flags, release flags, lock owner
@@ -222,7 +213,8 @@ _ROWS = {
     protocol.SETLKW: row("SETLKW", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.ACCESS: row("ACCESS", "mask", wire.fixed("I4x"), _ENOSYS, wire.done),
     protocol.CREATE: row(
-        "CREATE", "flags mode umask open_flags name", wire.named("IIII"), filecalls.create, wire.created, create_on_main
+        "CREATE", "flags mode umask open_flags name", wire.named("IIII"), filecalls.create, wire.created,
+        unless_there(filecalls.create),
     ),
     protocol.INTERRUPT: row("INTERRUPT", "unique", wire.fixed("Q"), calls.interrupt, wire.no_reply),
     protocol.BMAP: row("BMAP", "block blocksize", wire.fixed("QI4x"), _ENOSYS, wire.done),
@@ -265,7 +257,7 @@ _WITHOUT_OPEN: dict[int, dict[str, Any]] = {
     protocol.GETATTR: {"call": noopen.getattr_, "on_main": noopen.getattr_},
     protocol.STATX: {"call": noopen.statx, "on_main": noopen.statx},
     protocol.SETATTR: {"call": noopen.setattr_, "on_main": setattr_without_open},
-    protocol.CREATE: {"call": noopen.create, "on_main": create_without_open},
+    protocol.CREATE: {"call": noopen.create, "on_main": unless_there(noopen.create)},
     protocol.TMPFILE: {"call": noopen.tmpfile, "on_main": noopen.tmpfile},
     protocol.READ: {"call": noopen.read, "on_main": read_without_open},
     protocol.WRITE: {

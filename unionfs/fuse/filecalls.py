@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
+from unionfs.errors import failed
 from unionfs.fuse import passthrough, protocol, wire
 from unionfs.fuse.calls import Connection, Unopened
 from unionfs.fuse.wire import Request
@@ -41,13 +42,27 @@ def _backing(c: Connection, nodeid: int, handle: FileHandle) -> int:
         raise
 
 
-def create(
+def make(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
-) -> tuple[int, Attributes, int, int, int]:
+) -> tuple[Inode, Attributes, FileHandle]:
+    """Make a file, or open one that is there after all; what the kernel is told of it is the caller's part."""
     caller = Caller(request.uid, request.gid, umask, request.pid)
     kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
     c.nodes.bind(request.nodeid, name)
-    inode, attributes, handle = c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill)
+    return c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill)
+
+
+def make_temporary(
+    c: Connection, request: Request, flags: int, mode: int, umask: int
+) -> tuple[Inode, Attributes, FileHandle]:
+    caller = Caller(request.uid, request.gid, umask, request.pid)
+    return c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller)
+
+
+def create(
+    c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
+) -> tuple[int, Attributes, int, int, int]:
+    inode, attributes, handle = make(c, request, flags, mode, umask, open_flags, name)
     known = c.nodes.nodeid_of(inode)
     if known is not None and flags & _CHANGES:  # it was there; the answer gives its name the new node
         c.passthrough.parted(known, inode)
@@ -57,8 +72,7 @@ def create(
 def tmpfile(
     c: Connection, request: Request, flags: int, mode: int, umask: int
 ) -> tuple[int, Attributes, int, int, int]:
-    caller = Caller(request.uid, request.gid, umask, request.pid)
-    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
+    return _created(c, *make_temporary(c, request, flags, mode, umask))
 
 
 def _created(
@@ -111,5 +125,5 @@ def copy_file_range(
 ) -> int:  # fmt: skip
     """copy_file_range(2) has no flags; one that came would mean something we do not know."""
     if flags:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise failed(errno.EINVAL)
     return c.operations.copy_file_range(c.file(fh), position, c.file(fh_out), position_out, length)

@@ -185,6 +185,3 @@ class IndexedRecords(Records):
 
     def nodeid_at(self, position: int) -> int:
         return self.index.nodeid(self._first + position)
-
-    def count(self, position: int, change: int = 0) -> int:
-        return self._counts.count(position, change)

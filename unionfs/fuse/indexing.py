@@ -34,16 +34,14 @@ from unionfs.fuse.records import SHIFT
 from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
-from unionfs.linux import mounts
-from unionfs.union.attributes import Attributes, Entry
+from unionfs.union.attributes import Attributes, Entry, of_lower
 from unionfs.union.identity import number
 from unionfs.union.listing import merge
-from unionfs.union.lookup import find
+from unionfs.union.lookup import find, goes_on
 
 KEPT_DAYS = 30
 _RACY_SECONDS = 2
 """What changed so shortly before it was looked at may change once more without its times telling."""
-_READ_ONLY_FILESYSTEMS = (b"squashfs", b"erofs", b"iso9660", b"cramfs", b"romfs")
 _STAMP = struct.Struct("=QQqqQI")
 _PAGE = 4096
 
@@ -99,8 +97,8 @@ def _child(stack: Stack, parents: list[Directory], name: bytes, where: Directory
     found = find(stack, parents, name)
     if found is None:
         return None
-    goes_on = all(directory.name == name and directory.parent in parents for directory in found.directories)
-    return Child(name, kind, found.stat, where, found.directories if goes_on else [])
+    directories = found.directories if goes_on(parents, name, found.directories) else []
+    return Child(name, kind, found.stat, where, directories)
 
 
 class Stamp:
@@ -171,10 +169,7 @@ class Builder:
         if not child.directories if is_dir else st.st_nlink != 1:
             return None
         links = 1 if len(child.directories) > 1 else st.st_nlink
-        return Attributes(
-            number(child.where.layer, st.st_ino), st.st_size, st.st_blocks, st.st_atime_ns, st.st_mtime_ns,
-            st.st_ctime_ns, st.st_mode, links, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
-        )  # fmt: skip
+        return of_lower(child.where.layer, st, links)
 
     def _has_xattrs(self, child: Child) -> int:
         """Of a merged directory only the topmost one's are shown."""
@@ -236,14 +231,6 @@ def key(stack: Stack) -> str:
     layers = [(os.fsdecode(layer.path), layer.device, layer.number_offset) for layer in lowers]
     words = json.dumps([1, stack.dialect.name, os.fsdecode(stack.dialect.prefix), wire.RECORD_LAYOUT, layers])
     return hashlib.blake2b(words.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-
-
-def is_wanted(word: str, stack: Stack) -> bool:
-    """What the mount option says: on, off, or auto: where nobody can write to any of the lower layers."""
-    if word != "auto":
-        return word == "on"
-    lowers = [layer for layer in stack.layers if layer is not stack.upper]
-    return all(mounts.find(layer.path).fstype in _READ_ONLY_FILESYSTEMS for layer in lowers)
 
 
 def load(stack: Stack, roots: list[Directory], progress: Progress) -> Index:

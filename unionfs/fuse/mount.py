@@ -5,7 +5,7 @@ the collector of cycles, and returns when the file system is unmounted. It takes
 root and in a user namespace, else the setuid program fusermount3; and it says in the log what it got.
 
 This file is one of the doors through which a module is imported when it is wanted: the fusepy engine needs a package
-and a library that the native engine does without.
+and a library that the native engine does without, and most mounts have no use for what builds the layer index.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError
-from unionfs.fuse import indexing, trace
+from unionfs.fuse import trace
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
 from unionfs.fuse.index import Index
@@ -38,6 +38,7 @@ from unionfs.union.operations import Operations
 
 SUBTYPE = b"unionfs"
 FSTYPE = b"fuse." + SUBTYPE
+_READ_ONLY_FILESYSTEMS = (b"squashfs", b"erofs", b"iso9660", b"cramfs", b"romfs")
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SWITCH_SECONDS = 0.0005
@@ -126,12 +127,22 @@ def check_mountpoint(mountpoint: bytes) -> bytes:
 # --- the native engine
 
 
+def wants_index(word: str, union: Operations) -> bool:
+    """What the mount option says: on, off, or auto: where nobody can write to any of the lower layers."""
+    if word != "auto":
+        return word == "on"
+    lowers = [layer for layer in union.stack.layers if layer is not union.stack.upper]
+    return all(mounts.find(layer.path).fstype in _READ_ONLY_FILESYSTEMS for layer in lowers)
+
+
 def _index(union: Operations, word: str, progress: Progress) -> Index | None:
-    if word == "off" or not indexing.is_wanted(word, union.stack):
+    if not wants_index(word, union):
         return None
+    indexing = importlib.import_module("unionfs.fuse.indexing")
     try:
         with progress() as tell:
-            return indexing.load(union.stack, union.scan.lower_roots(), tell)
+            index: Index = indexing.load(union.stack, union.scan.lower_roots(), tell)
+            return index
     except BaseException:
         union.close()
         raise

@@ -13,13 +13,13 @@ record's node has its inode, which then goes wherever the object goes.
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from unionfs.errors import failed
 from unionfs.fuse import protocol
 from unionfs.fuse.index import NUMBER, Index, IndexedRecords
 from unionfs.fuse.records import SHIFT, LookUp, Records, ScannedRecords
@@ -34,11 +34,6 @@ _LOOKUPS_BEFORE_SCAN = 16
 _POSITION = (1 << SHIFT) - 1
 
 
-def _stale() -> OSError:
-    """On which the kernel looks the name up again."""
-    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-
 class Inodes(dict[int, "Inode"]):
     """Inodes by nodeid. One that is not there is made of its record; without one it is stale: OSError ESTALE."""
 
@@ -49,7 +44,7 @@ class Inodes(dict[int, "Inode"]):
     def __missing__(self, nodeid: int) -> Inode:
         if nodeid >> SHIFT:
             return self._make(nodeid)
-        raise _stale()
+        raise failed(errno.ESTALE)
 
 
 class Handles(dict[int, Any]):
@@ -59,7 +54,7 @@ class Handles(dict[int, Any]):
         self._numbers = count(1)
 
     def __missing__(self, number: int) -> Any:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        raise failed(errno.EBADF)
 
     def add(self, handle: Any) -> int:
         number = next(self._numbers)
@@ -181,7 +176,7 @@ class Nodes:
 
     def records_for_lookup(self, nodeid: int) -> Records | None:
         """The records of a directory, if it has any, or so many names were looked up in it that it is worth while."""
-        records = self._of_directory.get(nodeid) or self._indexed(nodeid)
+        records = self._known(nodeid)
         if records is None:
             asked = self._asked[nodeid] = self._asked.get(nodeid, 0) + 1
             if asked == _LOOKUPS_BEFORE_SCAN:
@@ -189,16 +184,18 @@ class Nodes:
                     records = self.scan(nodeid)
         return records
 
-    def _indexed(self, nodeid: int) -> Records | None:
-        if self._index is None or nodeid >> SHIFT != NUMBER:
-            return None
+    def _known(self, nodeid: int) -> Records | None:
+        """Those that were made before, or are in the index."""
+        records = self._of_directory.get(nodeid)
+        if records is not None or self._index is None or nodeid >> SHIFT != NUMBER:
+            return records
         with self._lock:
             records = IndexedRecords(self._index, nodeid & _POSITION, nodeid)
             return self._of_directory.setdefault(nodeid, records)
 
     def scan(self, nodeid: int) -> Records | None:
         """The same; they are made for a directory that only lower layers have."""
-        records = self._of_directory.get(nodeid) or self._indexed(nodeid)
+        records = self._known(nodeid)
         if records is not None:
             return records
         inode = self.inodes[nodeid]
@@ -237,7 +234,7 @@ class Nodes:
         with self._lock:
             position = records.find(name)
             if position is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+                raise failed(errno.ENOENT)
             node = records.node(position)
             if node is not None:
                 records.count(position, 1)
@@ -250,7 +247,7 @@ class Nodes:
 
     def bind(self, parent: int, name: bytes) -> None:
         """`name` is about to be changed: give the node of its record, if the kernel knows that, its inode."""
-        records = self._of_directory.get(parent) or self._indexed(parent)
+        records = self._known(parent)
         if records is None or self._operations.scan.hides(self.inodes[parent], name):
             return
         with self._lock:
@@ -274,21 +271,24 @@ class Nodes:
         try:
             inode, _ = self._operations.lookup(parent, name)
         except OSError:
-            raise _stale() from None
+            raise failed(errno.ESTALE) from None
         if inode.number != number:
             self._operations.forget(inode, 1)
-            raise _stale()
+            raise failed(errno.ESTALE)
         self._ids.setdefault(inode, nodeid)
         self.inodes[nodeid] = inode
         return inode
 
     def _holder(self, nodeid: int) -> Index | ScannedRecords:
         """Who has the record of a node. Raises ESTALE."""
-        number = nodeid >> SHIFT
-        holder = self._index if number == NUMBER else self._scanned.get(number)
+        holder = self._find_holder(nodeid)
         if holder is None:
-            raise _stale()
+            raise failed(errno.ESTALE)
         return holder
+
+    def _find_holder(self, nodeid: int) -> Index | ScannedRecords | None:
+        number = nodeid >> SHIFT
+        return self._index if number == NUMBER else self._scanned.get(number)
 
     def numbers(self, nodeid: int) -> tuple[int, int]:
         """The inode numbers of a directory and of the one above."""
@@ -300,8 +300,7 @@ class Nodes:
         return holder.item(_position(nodeid))[2], self.numbers(above)[0]
 
     def _count(self, nodeid: int, change: int) -> int:
-        number = nodeid >> SHIFT
-        holder = self._index if number == NUMBER else self._scanned.get(number)
+        holder = self._find_holder(nodeid)
         return holder.count(_position(nodeid), change) if holder is not None else 0
 
     def _forget_record(self, nodeid: int, references: int) -> Inode | None:

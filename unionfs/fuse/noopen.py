@@ -1,4 +1,4 @@
-"""Files without OPEN and RELEASE (`open=cached`): the calls that then stand in place of those in `calls.py`.
+"""Files without OPEN and RELEASE (`open=cached`): the calls that then stand in place of those in `filecalls.py`.
 
 Called through the table in `dispatch.py`. The kernel is told once that there is no OPEN (FUSE_NO_OPEN_SUPPORT): from
 then on opening and closing a file costs no request, and data comes and goes with the node alone. The real file is
@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs.fuse import calls, protocol, wire
+from unionfs.errors import failed
+from unionfs.fuse import calls, filecalls, protocol, wire
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.wire import Request
-from unionfs.union.operations import Attributes, Caller, FileHandle, Inode
+from unionfs.union.operations import Attributes, FileHandle, Inode
 
 _SYNCED = os.O_SYNC | os.O_DSYNC
 
@@ -26,16 +27,13 @@ _SYNCED = os.O_SYNC | os.O_DSYNC
 def create(
     c: Connection, request: Request, flags: int, mode: int, umask: int, open_flags: int, name: bytes
 ) -> tuple[int, Attributes, int, int, int]:
-    caller = Caller(request.uid, request.gid, umask, request.pid)
-    kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
-    return _created(c, *c.operations.create(c.inodes[request.nodeid], name, flags, mode, caller, kill))
+    return _created(c, *filecalls.make(c, request, flags, mode, umask, open_flags, name))
 
 
 def tmpfile(
     c: Connection, request: Request, flags: int, mode: int, umask: int
 ) -> tuple[int, Attributes, int, int, int]:
-    caller = Caller(request.uid, request.gid, umask, request.pid)
-    return _created(c, *c.operations.tmpfile(c.inodes[request.nodeid], flags, mode, caller))
+    return _created(c, *filecalls.make_temporary(c, request, flags, mode, umask))
 
 
 def _created(
@@ -84,7 +82,7 @@ def copy_file_range(
     flags: int,
 ) -> int:  # fmt: skip
     if flags:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise failed(errno.EINVAL)
     with c.files.using(nodeid, c.inodes[nodeid], writable=True) as target:
         with c.files.using(request.nodeid, c.inodes[request.nodeid]) as source:
             return c.operations.copy_file_range(source, position, target, position_out, length)

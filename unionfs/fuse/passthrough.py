@@ -34,6 +34,7 @@ from contextlib import nullcontext
 from threading import Lock
 
 from unionfs import events
+from unionfs.errors import failed
 from unionfs.fuse import protocol
 from unionfs.layer.layer import Layer
 from unionfs.layer.location import Location
@@ -110,7 +111,7 @@ class Passthrough:
         made a former one, so that it must not be used for that. Raises ESTALE if it was one."""
         with self._lock:
             if nodeid in self.former:
-                raise stale()
+                raise failed(errno.ESTALE)
             self._operations.snapshots.end(inode)
             file = self._files.get(nodeid)
             if file is None or file.below is None:
@@ -145,14 +146,14 @@ class Passthrough:
             return _CACHED
         with self._lock:
             if nodeid in self.former:
-                raise stale()
+                raise failed(errno.ESTALE)
             file = self._files.get(nodeid)
             if file is None or not file.count:
                 file = self._first(nodeid, handle, file)
             elif file.below is not None and not self._operations.snapshots.join(handle, file.below):
                 # The law of the house: what may write is never given a lower file. `parted` came first, so it
                 # cannot be; should it be all the same, the write is refused here and not lost there.
-                raise stale()
+                raise failed(errno.ESTALE)
             file.count += 1
             return file.backing
 
@@ -260,7 +261,3 @@ def flags(backing: int, cached: int) -> int:
 
     FOPEN_DIRECT_IO is never among them: with a backing file too, a mapping would be that of the backing file."""
     return protocol.FOPEN_NOFLUSH | (protocol.FOPEN_PASSTHROUGH if backing else cached)
-
-
-def stale() -> OSError:
-    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -72,6 +72,8 @@ class Records(ABC):
 
     nodeid: int
     """The directory's own node."""
+    _counts: Counts
+    """The references of the kernel's to the nodes of its records."""
 
     @abstractmethod
     def take(self, start: int, size: int, look_up: LookUp) -> Sequence[Buffer]:
@@ -97,9 +99,9 @@ class Records(ABC):
     def nodeid_at(self, position: int) -> int:
         """The nodeid of a record."""
 
-    @abstractmethod
     def count(self, position: int, change: int = 0) -> int:
         """How many references of the kernel's there are to a record's node, after `change` more."""
+        return self._counts.count(position, change)
 
 
 class ScannedRecords(Records):
@@ -138,7 +140,6 @@ class ScannedRecords(Records):
 
     def take(self, start: int, size: int, look_up: LookUp) -> list[Buffer]:
         made, found = self._made, []
-        position = start
         for position in range(start, len(made)):
             record = made[position]
             if record is None:
@@ -183,6 +184,3 @@ class ScannedRecords(Records):
 
     def nodeid_of_parent(self, position: int) -> int:
         return self.nodeid
-
-    def count(self, position: int, change: int = 0) -> int:
-        return self._counts.count(position, change)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from unionfs.layer.layer import Layer
+from unionfs.union.identity import number
 from unionfs.union.inode import DirInode, FileInode, Inode
 
 
@@ -58,6 +60,14 @@ def of(inode: Inode, st: os.stat_result) -> Attributes:
         nlink = _shown_links(inode, nlink)
     return Attributes(
         inode.number, st.st_size, st.st_blocks, st.st_atime_ns, mtime_ns, st.st_ctime_ns, st.st_mode,
+        nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
+    )  # fmt: skip
+
+
+def of_lower(layer: Layer, st: os.stat_result, nlink: int) -> Attributes:
+    """Those of an object of a lower layer of which no inode was made; `nlink` is the link count to be shown."""
+    return Attributes(
+        number(layer, st.st_ino), st.st_size, st.st_blocks, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, st.st_mode,
         nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
     )  # fmt: skip
 

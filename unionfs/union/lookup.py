@@ -63,6 +63,11 @@ def find(stack: Stack, parents: Sequence[Directory], name: bytes) -> Found | Non
     return top
 
 
+def goes_on(parents: Sequence[Directory], name: bytes, directories: Sequence[Directory]) -> bool:
+    """Whether a merged directory is just what its parents have under its name, and nothing from elsewhere."""
+    return all(directory.name == name and directory.parent in parents for directory in directories)
+
+
 def find_path(stack: Stack, roots: Sequence[Directory], path: bytes) -> Found | None:
     """What `path` names in the union of `roots` alone; None also for the root, which has no name."""
     parent, name = os.path.split(path.strip(b"/"))

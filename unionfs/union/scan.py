@@ -14,10 +14,10 @@ import threading
 from collections.abc import Sequence
 
 from unionfs.layer.layer import Directory
-from unionfs.union.attributes import Attributes
-from unionfs.union.identity import number
+from unionfs.union.attributes import Attributes, of_lower
 from unionfs.union.inode import DirInode, Inode, Inodes
 from unionfs.union.listing import merge, shown_number
+from unionfs.union.lookup import goes_on
 
 _DT_DIR = stat.S_IFDIR >> 12
 
@@ -71,8 +71,7 @@ class Scan:
         with self.tree:
             if not isinstance(parent, DirInode) or not isinstance(inode, DirInode):
                 return False
-            above, lowers = parent.lowers, inode.lowers
-            return bool(lowers) and all(lower.name == name and lower.parent in above for lower in lowers)
+            return bool(inode.lowers) and goes_on(parent.lowers, name, inode.lowers)
 
     def hides(self, inode: Inode, name: bytes) -> bool:
         """Whether the upper has anything to say of `name` in a directory: an object, or a whiteout."""
@@ -89,7 +88,4 @@ def _attributes(where: Directory, fd: int, name: bytes) -> Attributes | None:
         return None
     if st.st_nlink != 1 or stat.S_ISDIR(st.st_mode):
         return None
-    return Attributes(
-        number(where.layer, st.st_ino), st.st_size, st.st_blocks, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
-        st.st_mode, 1, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize,
-    )  # fmt: skip
+    return of_lower(where.layer, st, 1)
