@@ -45,6 +45,7 @@ mount options (-o, separated by commas; \\, \\: and \\\\ stand for the character
                      are read through the daemon
   index=auto         the layer index, which makes looking up and listing quick: on, off, or (auto) where nobody can
                      write to a lower layer; built at the first mount, and checked against the layers at each
+  scheduling=follow  the daemon goes to the CPU of its client and gives way to it, as far as it may; or normal
   allow_other        other users may use the mount (always so for root)
   ro, nosuid, nodev, noexec, noatime, ...   as in mount(8)
   fsname=NAME        what the table of mounts shows as source
@@ -130,6 +131,7 @@ def _serve(
         index=request.layer_index,
         opening=request.open,
         coherent=request.coherent,
+        scheduling=request.scheduling,
         ready=ready,
         progress=partial(counter, "looking at the lower layers"),
     )

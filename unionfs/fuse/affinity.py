@@ -2,47 +2,57 @@
 
 Called by `server.py`. Most of a request's time is the switch from the client to the daemon and back. On one CPU that is
 two context switches; to another, idle one it is two interrupts and two wake-ups from idle besides: 10,000 lookups took
-five times as long. The scheduler prefers the idle CPU, and there is no asking it not to, so the thread goes by itself.
+five times as long. The scheduler prefers the idle CPU, and there is no asking it not to, so the thread goes by itself,
+and gives way (`yielding.py`), so that the client does not go elsewhere.
 
 With one client it goes where that is; with several it goes back to all CPUs, and the scheduler decides. Whoever makes
-threads lets them `roam`: affinity is inherited (sched_setaffinity(2)).
+threads lets them `roam`: affinity and policy are inherited (sched_setaffinity(2), sched(7)).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs.fuse.wire import Request
+from unionfs.fuse.yielding import usual
 
 EVERY = 64
 """Requests between two looks: reading /proc/PID/stat takes as long as answering one, so it costs some 0.3 us each."""
+_SOON = 8
+"""The same after a client that is not the one before."""
 
 _PROCESSOR = 36
 """The field "processor" of /proc/PID/stat, counted from 0 after the name (proc_pid_stat(5), field 39)."""
 
 
 class Affinity:
-    """Of the thread that makes it. `follow` is called by that thread alone."""
+    """Of the thread that makes it. `follow` is called by that thread alone, and `works` by `follow`."""
 
-    def __init__(self) -> None:
+    def __init__(self, works: Callable[[], None] = lambda: None) -> None:
         self._all = os.sched_getaffinity(0)
         self._client = 0
         self._cpu: int | None = None
+        self._works = works
 
-    def follow(self, request: Request) -> None:
-        """Go where the process is that sent `request`, if it sent the one before as well."""
+    def follow(self, request: Request) -> int:
+        """Go where the process is that sent `request`, if it sent the one before as well. Called again after so many
+        requests as it answers."""
+        self._works()
         client = request.pid
         if client == self._client and len(self._all) > 1:
             self._go(_cpu_of(client))
-        else:
-            self._client = client
-            self._go(None)
+            return EVERY
+        self._client = client
+        self._go(None)
+        return _SOON
 
     def roam(self) -> None:
-        """The calling thread runs wherever the process might from the beginning."""
+        """The calling thread runs wherever the process might from the beginning, as any other."""
         with suppress(OSError):
             os.sched_setaffinity(0, self._all)
+            usual()
 
     def _go(self, cpu: int | None) -> None:
         if cpu == self._cpu:
@@ -50,6 +60,13 @@ class Affinity:
         with suppress(OSError):  # a CPU that is not allowed any more, or was taken away
             os.sched_setaffinity(0, self._all if cpu is None else {cpu} & self._all or self._all)
             self._cpu = cpu
+
+
+class Staying(Affinity):
+    """The scheduler decides (`scheduling=normal`)."""
+
+    def follow(self, request: Request) -> int:
+        return EVERY
 
 
 def _cpu_of(process: int) -> int | None:

@@ -28,11 +28,14 @@ from typing import NamedTuple
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import trace
+from unionfs.fuse.affinity import Affinity, Staying
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
 from unionfs.fuse.index import Index
+from unionfs.fuse.options import FOLLOW
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
+from unionfs.fuse.yielding import Guard, is_allowed
 from unionfs.linux import fusedev, mounts
 from unionfs.union.operations import Operations
 
@@ -52,7 +55,7 @@ class MountOptions(NamedTuple):
 
     `flags` are words of mount(8), as "ro" and "nosuid"; `source` is the name that the table of mounts shows;
     `allow_other` lets other users in: None means when this is root. `opening` and `coherent` are the options open= and
-    coherent of the native engine.
+    coherent of the native engine, `scheduling` that of its name.
     """
 
     source: bytes = SUBTYPE
@@ -61,6 +64,7 @@ class MountOptions(NamedTuple):
     debug: bool = False
     opening: str = "passthrough"
     coherent: bool = False
+    scheduling: str = FOLLOW
 
 
 Progress = Callable[[], AbstractContextManager[Callable[[int], None]]]
@@ -74,7 +78,8 @@ def _no_progress() -> AbstractContextManager[Callable[[int], None]]:
 def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
     allow_other: bool | None = None, debug: bool = False, opening: str = "passthrough", coherent: bool = False,
-    index: str = "off", ready: Callable[[], None] = lambda: None, progress: Progress = _no_progress,
+    scheduling: str = FOLLOW, index: str = "off", ready: Callable[[], None] = lambda: None,
+    progress: Progress = _no_progress,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
@@ -83,7 +88,7 @@ def serve(
     Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
-    options = MountOptions(source, flags, allow_other, debug, opening, coherent)
+    options = MountOptions(source, flags, allow_other, debug, opening, coherent, scheduling)
     if debug:
         events.listeners.append(trace.watch)
     os.umask(0)
@@ -151,6 +156,18 @@ def _index(union: Operations, word: str, progress: Progress) -> Index | None:
 def _serve_native(
     union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None
 ) -> None:
+    guard = Guard() if options.scheduling == FOLLOW and is_allowed() else None
+    try:
+        _serve_at(union, mountpoint, options, ready, index, guard)
+    finally:
+        if guard is not None:
+            guard.close()
+
+
+def _serve_at(
+    union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None,
+    guard: Guard | None,
+) -> None:  # fmt: skip
     descriptor, way = _mount(mountpoint, options)
     number = mounts.find(mountpoint).device
 
@@ -160,12 +177,19 @@ def _serve_native(
         ready()
 
     try:
-        server = Server(union, Device(descriptor), options.opening, options.coherent, index)
+        affinity = _affinity(options.scheduling, guard)
+        server = Server(union, Device(descriptor), options.opening, options.coherent, index, affinity)
         with _EndBySignal(mountpoint, number):
             server.run(answers)
     finally:
         if _still_mounted(mountpoint, number):
             _detach(mountpoint)
+
+
+def _affinity(scheduling: str, guard: Guard | None) -> Affinity:
+    if scheduling != FOLLOW:
+        return Staying()
+    return Affinity() if guard is None else Affinity(guard.wake)
 
 
 def _mount(mountpoint: bytes, options: MountOptions) -> tuple[int, str]:

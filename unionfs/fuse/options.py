@@ -20,6 +20,7 @@ from unionfs.union.copyup import COPYUP, THRESHOLD
 
 ENGINES = ("auto", "native", "fusepy")
 INDEX = ("auto", "on", "off")
+FOLLOW, NORMAL = SCHEDULING = ("follow", "normal")
 OPENINGS = ("passthrough", "cached")
 SYSLOG = b"syslog"
 DEFAULT_SOURCE = b"unionfs"
@@ -34,6 +35,7 @@ VALUES = {
     "copyup_complete": "|".join(WHEN),
     "open": "|".join(OPENINGS),
     "index": "|".join(INDEX),
+    "scheduling": "|".join(SCHEDULING),
     "engine": "|".join(ENGINES),
     "log": "FILE|syslog",
     "fsname": "NAME",
@@ -52,7 +54,7 @@ OTHERS_PREFIXES = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
 _CHOICES = {
     "dialect": tuple(DIALECTS), "open": OPENINGS, "engine": ENGINES, "copyup": COPYUP, "copyup_complete": WHEN,
-    "index": INDEX,
+    "index": INDEX, "scheduling": SCHEDULING,
 }  # fmt: skip
 _FIELDS = {"index": "layer_index"}
 """Where a request's field cannot be named as the option is: a tuple has a method `index`."""
@@ -88,6 +90,8 @@ class MountRequest(NamedTuple):
     """Every descriptor shows what was written, whenever it was opened: files below are not passed through."""
     layer_index: str = "auto"
     """Whether there is to be a layer index: "auto", "on", "off"."""
+    scheduling: str = FOLLOW
+    """Whether the daemon follows its client to its CPU and gives way to it, or is scheduled as any process."""
     allow_other: bool = False
     """Other users may look into the mount; for root it is so anyway."""
     words: tuple[str, ...] = ()

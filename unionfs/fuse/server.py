@@ -20,7 +20,7 @@ from time import perf_counter_ns
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import dispatch, protocol, wire
-from unionfs.fuse.affinity import EVERY, Affinity
+from unionfs.fuse.affinity import Affinity
 from unionfs.fuse.calls import Connection
 from unionfs.fuse.device import Device
 from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
@@ -37,7 +37,7 @@ class Server:
 
     def __init__(
         self, operations: Operations, device: Device, opening: str = "passthrough", coherent: bool = False,
-        index: Index | None = None,
+        index: Index | None = None, affinity: Affinity | None = None,
     ) -> None:  # fmt: skip
         self._device = device
         self._connection = Connection(operations, opening, coherent)
@@ -48,7 +48,7 @@ class Server:
         self._connection.passthrough.connection = device.descriptor
         operations.tell_of_changes(self._changed)
         self._rows = list(dispatch.TABLE)
-        self._affinity = Affinity()
+        self._affinity = affinity or Affinity()
         self._helpers = Helpers(self._help, device.recycle, self._affinity.roam)
 
     @property
@@ -113,8 +113,7 @@ class Server:
                 continue
             until_look -= 1
             if not until_look:
-                until_look = EVERY
-                self._affinity.follow(request)
+                until_look = self._affinity.follow(request)
             opcode = request.opcode
             if opcode < known:
                 row = rows[opcode]

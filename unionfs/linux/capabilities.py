@@ -11,15 +11,15 @@ import struct
 
 from unionfs.linux.libc import check, libc
 
-CAP_FSETID, CAP_SYS_ADMIN = 4, 21
+CAP_FSETID, CAP_SYS_ADMIN, CAP_SYS_NICE = 4, 21, 23
 _FIRST_USER_NAMESPACE = "user:[4026531837]"
 _VERSION = 0x20080522
 _HEADER = struct.Struct("=Ii")
 _SETS = struct.Struct("=6I")  # effective, permitted, inheritable: their low halves, then their high ones
 
 
-def rules_the_machine() -> bool:
-    """Whether this thread has CAP_SYS_ADMIN in the first user namespace, and not only in one of its own."""
+def rules_the_machine(capability: int = CAP_SYS_ADMIN) -> bool:
+    """Whether this thread has a capability (one of the first 32) in the first user namespace, not in one of its own."""
     try:
         if os.readlink("/proc/self/ns/user") != _FIRST_USER_NAMESPACE:
             return False
@@ -28,7 +28,7 @@ def rules_the_machine() -> bool:
     except OSError:
         return False
     effective: int = _SETS.unpack(sets.raw)[0]
-    return bool(effective & 1 << CAP_SYS_ADMIN)
+    return bool(effective & 1 << capability)
 
 
 class Without:

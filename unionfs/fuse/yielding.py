@@ -1,0 +1,146 @@
+"""Yielding: the thread that answers gives way to everybody, so that its client goes on at once, and on the same CPU.
+
+Started by `mount.py`, told of work by `affinity.py`. Where it is allowed (CAP_SYS_NICE), the thread has the policy
+SCHED_IDLE (sched(7)) while requests come. To the scheduler a CPU that runs nothing else is as good as an idle one: the
+client that an answer wakes up runs there, before the daemon does, and not on another CPU, which had to be woken first.
+On a virtual machine of two CPUs that made a request of 15 us out of one of 80.
+
+The price is that such a thread hardly runs where somebody computes. So a process of its own, the guard, looks every few
+milliseconds whether it is ready to run and does not; then it gets the usual policy back, for a time that is longer each
+time. It has to be a process, since the thread that it looks after may have the interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import BinaryIO
+
+from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
+
+POLL = 0.004
+"""Seconds between two looks while requests come: a request waits that long at most, and the guard itself takes about
+half a percent of a CPU."""
+_STARVED = 0.1
+"""Who is ready to run and got less than this part of the time between two looks is starved."""
+_QUIET = 64
+"""After so many looks without work the guard sleeps, until there is some."""
+_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+"""Seconds with the usual policy after a thread was starved: the first time, and at most."""
+_CALM = 1.0
+"""Seconds without that, after which the next pause is a short one again."""
+_NANO = 1_000_000_000
+
+
+def is_allowed() -> bool:
+    """Whether a thread of ours may leave SCHED_IDLE again, and a process may be forked here."""
+    usual = os.sched_getscheduler(0) == os.SCHED_OTHER and len(os.sched_getaffinity(0)) > 1
+    alone = threading.active_count() == 1
+    return usual and alone and os.path.exists("/proc/self/schedstat") and rules_the_machine(CAP_SYS_NICE)
+
+
+class Guard:
+    """The process that looks after the main thread of the one that makes it. It ends with that, or by `close`.
+
+    To be made before any thread is, and before anything is open that must not stay open in another process.
+    """
+
+    def __init__(self) -> None:
+        self._is_awake = mmap.mmap(-1, 1)
+        self._is_awake[0] = 0
+        reading, self._pipe = os.pipe()
+        gc.freeze()  # the collector writes to each object, and so parts the memory of the two
+        self._process = os.fork()
+        if self._process == 0:
+            _leave_alone(reading)
+            with suppress(OSError):
+                _watch(os.getppid(), reading, self._is_awake)
+            os._exit(0)
+        os.close(reading)
+
+    def wake(self) -> None:
+        """There is work: called every few requests."""
+        if not self._is_awake[0]:
+            self._is_awake[0] = 1
+            with suppress(OSError):  # it was killed
+                os.write(self._pipe, b"\0")
+
+    def close(self) -> None:
+        os.close(self._pipe)
+        os.waitpid(self._process, 0)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def usual() -> None:
+    """The calling thread is scheduled as others are: policies are inherited, so each new thread begins with this."""
+    if os.sched_getscheduler(0) == os.SCHED_IDLE:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+# --- in the guard
+
+
+def _leave_alone(pipe: int) -> None:
+    """Nothing of what the daemon has open stays open here, and no signal for it ends this."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    gc.disable()
+    os.closerange(0, pipe)
+    os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _watch(process: int, pipe: int, is_awake: mmap.mmap) -> None:
+    """Raises OSError when the daemon is gone."""
+    thread = _Watched(process)
+    while os.read(pipe, 64):
+        pause, calm_since, quiet = _PAUSE, time.monotonic(), 0
+        thread.give_way(True)
+        while quiet < _QUIET:
+            time.sleep(POLL)
+            used, is_starved = thread.look()
+            quiet = 0 if used or is_starved else quiet + 1
+            if is_starved:
+                thread.give_way(False)
+                pause = pause if time.monotonic() - calm_since < _CALM else _PAUSE
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                thread.give_way(True)
+                calm_since = time.monotonic()
+        thread.give_way(False)
+        is_awake[0] = 0
+
+
+class _Watched:
+    """The main thread of a process. Any method raises OSError when it is gone."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._stat: BinaryIO = open(f"/proc/{process}/task/{process}/stat", "rb", 0)
+        self._schedstat: BinaryIO = open(f"/proc/{process}/task/{process}/schedstat", "rb", 0)
+        self._ran = 0
+        self._at = time.monotonic_ns()
+
+    def give_way(self, does: bool) -> None:
+        """Have it give way, or not; the time for `look` starts anew."""
+        self.look()
+        os.sched_setscheduler(self._process, os.SCHED_IDLE if does else os.SCHED_OTHER, os.sched_param(0))
+
+    def look(self) -> tuple[int, bool]:
+        """How many nanoseconds it ran since the last look, and whether it would have liked to run and could not.
+
+        proc_pid_stat(5): the state, after the name; Documentation/scheduler/sched-stats.rst: the time on a CPU first.
+        """
+        self._stat.seek(0)
+        state = self._stat.read().rpartition(b")")[2].split(None, 1)[0]
+        if state in b"ZX":
+            raise ProcessLookupError
+        self._schedstat.seek(0)
+        ran, now = int(self._schedstat.read().split()[0]), time.monotonic_ns()
+        used, passed = ran - self._ran, now - self._at
+        self._ran, self._at = ran, now
+        return used, state == b"R" and used < _STARVED * passed
