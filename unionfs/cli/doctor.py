@@ -26,7 +26,7 @@ from unionfs.cli import helper, table
 from unionfs.cli.command import Command, as_root, this_command
 from unionfs.fuse.mount import SUBTYPE, choose
 from unionfs.linux import files, fusedev, mounts
-from unionfs.linux.capabilities import rules_the_machine
+from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
 
 try:
     import fuse
@@ -172,6 +172,13 @@ def _passthrough() -> Check:
     return Check("passthrough", True, "possible, but for layers on a stacked filesystem", purpose)
 
 
+def _scheduling() -> Check:
+    purpose = "a client goes on at once when it is answered"
+    if not rules_the_machine(CAP_SYS_NICE):
+        return Check("giving way", False, "not possible, CAP_SYS_NICE of the whole machine is needed", purpose)
+    return Check("giving way", True, "possible", purpose)
+
+
 def _kernel_version() -> tuple[int, ...]:
     return tuple(int("".join(takewhile(str.isdigit, part)) or 0) for part in os.uname().release.split(".")[:2])
 
@@ -240,6 +247,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _others_may_use,
     _guarded_layers,
     _passthrough,
+    _scheduling,
     _namespaces,
     _overlay,
     lambda: _package("xattr", "extended attributes by hand and in tests"),

@@ -50,6 +50,7 @@ def _show(found: Any) -> None:
     coherent = " (coherent)" if found["coherent"] and path == "passthrough" else ""
     rows = [
         ("data path", f"{path}{why}{coherent}"),
+        ("scheduling", found["scheduling"]),
         ("copy-ups", f"{found['copy_ups']}, {table.size(found['copied_bytes'])} of data"),
         ("nodes known to the kernel", f"{found['nodes']}, {found['former_nodes']} of them former ones"),
         ("open files and directories", found["open_handles"]),

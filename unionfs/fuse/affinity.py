@@ -5,8 +5,7 @@ two context switches; to another, idle one it is two interrupts and two wake-ups
 five times as long. The scheduler prefers the idle CPU, and there is no asking it not to, so the thread goes by itself,
 and gives way (`yielding.py`), so that the client does not go elsewhere.
 
-With one client it goes where that is; with several it goes back to all CPUs, and the scheduler decides. Whoever makes
-threads lets them `roam`: affinity and policy are inherited (sched_setaffinity(2), sched(7)).
+With one client it goes where that is; with several it goes back to all CPUs, and the scheduler decides.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unionfs.fuse.wire import Request
-from unionfs.fuse.yielding import usual
+from unionfs.linux.scheduling import CPUS
 
 EVERY = 64
 """Requests between two looks: reading /proc/PID/stat takes as long as answering one, so it costs some 0.3 us each."""
@@ -30,8 +29,9 @@ _PROCESSOR = 36
 class Affinity:
     """Of the thread that makes it. `follow` is called by that thread alone, and `works` by `follow`."""
 
+    told = "follows its client"
+
     def __init__(self, works: Callable[[], None] = lambda: None) -> None:
-        self._all = os.sched_getaffinity(0)
         self._client = 0
         self._cpu: int | None = None
         self._works = works
@@ -41,29 +41,31 @@ class Affinity:
         requests as it answers."""
         self._works()
         client = request.pid
-        if client == self._client and len(self._all) > 1:
+        if client == self._client and len(CPUS) > 1:
             self._go(_cpu_of(client))
             return EVERY
         self._client = client
         self._go(None)
         return _SOON
 
-    def roam(self) -> None:
-        """The calling thread runs wherever the process might from the beginning, as any other."""
-        with suppress(OSError):
-            os.sched_setaffinity(0, self._all)
-            usual()
-
     def _go(self, cpu: int | None) -> None:
         if cpu == self._cpu:
             return
         with suppress(OSError):  # a CPU that is not allowed any more, or was taken away
-            os.sched_setaffinity(0, self._all if cpu is None else {cpu} & self._all or self._all)
+            os.sched_setaffinity(0, CPUS if cpu is None else {cpu} & CPUS or CPUS)
             self._cpu = cpu
+
+
+class Yielding(Affinity):
+    """It also gives way: `works` wakes the guard of `yielding.py`."""
+
+    told = "follows its client and gives way"
 
 
 class Staying(Affinity):
     """The scheduler decides (`scheduling=normal`)."""
+
+    told = "normal"
 
     def follow(self, request: Request) -> int:
         return EVERY

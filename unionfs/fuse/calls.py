@@ -68,6 +68,8 @@ class Connection:
         """Requests, by opcode."""
         self.request_names: Sequence[str] = ()
         """Set by the server: what they are called."""
+        self.scheduling = ""
+        """Set by the server: how the thread that answers is scheduled, in words."""
         self._opening = Lock()
         self.minor = 0
         self.flags = 0

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import trace
-from unionfs.fuse.affinity import Affinity, Staying
+from unionfs.fuse.affinity import Affinity, Staying, Yielding
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
 from unionfs.fuse.index import Index
@@ -37,6 +37,7 @@ from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
 from unionfs.fuse.yielding import Guard, is_allowed
 from unionfs.linux import fusedev, mounts
+from unionfs.linux.scheduling import begin_thread
 from unionfs.union.operations import Operations
 
 SUBTYPE = b"unionfs"
@@ -189,7 +190,7 @@ def _serve_at(
 def _affinity(scheduling: str, guard: Guard | None) -> Affinity:
     if scheduling != FOLLOW:
         return Staying()
-    return Affinity() if guard is None else Affinity(guard.wake)
+    return Affinity() if guard is None else Yielding(guard.wake)
 
 
 def _mount(mountpoint: bytes, options: MountOptions) -> tuple[int, str]:
@@ -290,6 +291,7 @@ class _EndBySignal:
         Thread(target=self._unmount, name="unionfs unmount").start()
 
     def _unmount(self) -> None:
+        begin_thread()
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         shown = os.fsdecode(self._mountpoint)
         try:

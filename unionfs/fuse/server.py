@@ -26,6 +26,7 @@ from unionfs.fuse.device import Device
 from unionfs.fuse.dispatch import HAND_OVER, HandOver, Row
 from unionfs.fuse.index import Index
 from unionfs.fuse.wire import Reply, Request, WireError
+from unionfs.linux.scheduling import begin_thread
 from unionfs.union.operations import Inode, Operations
 
 HELPERS = 8
@@ -49,7 +50,8 @@ class Server:
         operations.tell_of_changes(self._changed)
         self._rows = list(dispatch.TABLE)
         self._affinity = affinity or Affinity()
-        self._helpers = Helpers(self._help, device.recycle, self._affinity.roam)
+        self._connection.scheduling = self._affinity.told
+        self._helpers = Helpers(self._help, device.recycle)
 
     @property
     def data_path(self) -> str:
@@ -201,12 +203,9 @@ class Helpers:
     A request is in `_waiting` until a helper takes it out, or the main thread does, to cancel it: one of them gets it.
     """
 
-    def __init__(
-        self, work: Callable[[Row, Request], None], recycle: Callable[[Request], None], begin: Callable[[], None]
-    ) -> None:
+    def __init__(self, work: Callable[[Row, Request], None], recycle: Callable[[Request], None]) -> None:
         self._work = work
         self._recycle = recycle
-        self._begin = begin
         self._queue: SimpleQueue[tuple[Row, Request] | None] = SimpleQueue()
         self._lock = Lock()
         self._idle = 0
@@ -239,7 +238,7 @@ class Helpers:
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are to wake the main thread
-        self._begin()
+        begin_thread()
         while (job := self._queue.get()) is not None:
             row, request = job
             self._running[request.unique] = request

@@ -18,6 +18,7 @@ def as_json(c: Connection) -> bytes:
         "data_path": c.data_path.way,
         "why": c.data_path.why or c.passthrough.why,
         "coherent": c.data_path.coherent or c.data_path.way != "passthrough",
+        "scheduling": c.scheduling,
         "requests": {name: count for name, count in zip(c.request_names, c.counts, strict=False) if count},
         "copy_ups": copied.files,
         "copied_bytes": copied.bytes,

@@ -21,6 +21,7 @@ import time
 from contextlib import suppress
 from typing import BinaryIO
 
+from unionfs.linux import scheduling
 from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
 
 POLL = 0.004
@@ -39,7 +40,7 @@ _NANO = 1_000_000_000
 
 def is_allowed() -> bool:
     """Whether a thread of ours may leave SCHED_IDLE again, and a process may be forked here."""
-    usual = os.sched_getscheduler(0) == os.SCHED_OTHER and len(os.sched_getaffinity(0)) > 1
+    usual = os.sched_getscheduler(0) == os.SCHED_OTHER and len(scheduling.CPUS) > 1
     alone = threading.active_count() == 1
     return usual and alone and os.path.exists("/proc/self/schedstat") and rules_the_machine(CAP_SYS_NICE)
 
@@ -62,24 +63,27 @@ class Guard:
                 _watch(os.getppid(), reading, self._is_awake)
             os._exit(0)
         os.close(reading)
+        self._before = signal.signal(signal.SIGCHLD, self._ended)
 
     def wake(self) -> None:
         """There is work: called every few requests."""
         if not self._is_awake[0]:
             self._is_awake[0] = 1
-            with suppress(OSError):  # it was killed
+            with suppress(BrokenPipeError):  # it was killed
                 os.write(self._pipe, b"\0")
 
     def close(self) -> None:
+        signal.signal(signal.SIGCHLD, self._before)
         os.close(self._pipe)
-        os.waitpid(self._process, 0)
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        with suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+        scheduling.begin_thread()
 
-
-def usual() -> None:
-    """The calling thread is scheduled as others are: policies are inherited, so each new thread begins with this."""
-    if os.sched_getscheduler(0) == os.SCHED_IDLE:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    def _ended(self, number: int, frame: object) -> None:
+        """Without a guard nobody gives way."""
+        with suppress(ChildProcessError):
+            if os.waitpid(self._process, os.WNOHANG)[0]:
+                scheduling.begin_thread()
 
 
 # --- in the guard

@@ -27,6 +27,7 @@ from time import perf_counter, process_time, thread_time
 
 from unionfs import events
 from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.linux.scheduling import begin_thread
 from unionfs.union.handle import FileHandle
 from unionfs.union.inode import FileInode
 from unionfs.union.partial import BUSY, PartialFile
@@ -105,6 +106,7 @@ class Completion:
             self._thread = None
 
     def _run(self) -> None:
+        begin_thread()
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         pause: float | None = None
         while True:
