@@ -85,6 +85,18 @@ def test_it_gives_way_while_there_is_work_and_only_then(mounted: Mounted) -> Non
     assert works_until(mounted, mounted.gives_way)  # and again
 
 
+def test_it_stays_with_a_client_whose_every_other_request_is_nobodys(mounted: Mounted) -> None:
+    """A RELEASE names no process."""
+    (mounted.path / "file").touch()
+
+    def is_with_one() -> bool:
+        for _ in range(500):
+            os.close(os.open(mounted.path / "file", os.O_RDONLY))
+        return len(os.sched_getaffinity(mounted.daemon)) == 1
+
+    assert eventually(lambda: all(is_with_one() for _ in range(10)))
+
+
 def test_a_starved_daemon_is_itself_again_and_answers(mounted: Mounted) -> None:
     """Everything runs on one CPU, and two processes compute there; so the daemon only runs if it is given its turn."""
     assert works_until(mounted, mounted.gives_way)

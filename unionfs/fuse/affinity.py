@@ -41,6 +41,8 @@ class Affinity:
         requests as it answers."""
         self._works()
         client = request.pid
+        if not client:  # the kernel's own, as RELEASE and FORGET: whose they are is not said
+            return 1
         if client == self._client and len(CPUS) > 1:
             self._go(_cpu_of(client))
             return EVERY
