@@ -5,7 +5,7 @@ Called through the table in `dispatch.py`. A call takes the connection, the requ
 the decoded arguments. It returns what the row's encoder takes, or raises OSError. It may run in any thread.
 
 What the kernel is told to keep, it keeps for a day, and nothing that is seen through the mount is stale: the kernel
-forgets by itself what it changes, and a listing is asked for anew each time.
+forgets by itself what it changes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 from unionfs.errors import UnionfsError, failed
 from unionfs.fuse import protocol, stats
 from unionfs.fuse.datapath import DataPath
+from unionfs.fuse.listings import Listings
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.fuse.passthrough import Passthrough
@@ -29,8 +30,8 @@ from unionfs.union.operations import Attributes, Caller, FileHandle, Inode, Node
 
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
-    "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "EXPLICIT_INVAL_DATA", "HANDLE_KILLPRIV_V2",
-    "SETXATTR_EXT", "INIT_EXT", "PASSTHROUGH",
+    "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "NO_OPENDIR_SUPPORT", "EXPLICIT_INVAL_DATA",
+    "HANDLE_KILLPRIV_V2", "SETXATTR_EXT", "INIT_EXT", "PASSTHROUGH",
 )  # fmt: skip
 """The abilities of the kernel that are used where it has them. Locks stay the kernel's own."""
 
@@ -62,6 +63,7 @@ class Connection:
         self.handles = Handles()
         self.passthrough = Passthrough(operations, self.nodes.part, coherent)
         self.files = OpenFiles(operations)
+        self.listings = Listings(operations, self.nodes)
         self.nodes.died = self._died
         self.data_path = DataPath(opening, coherent)
         self.counts = [0] * protocol.OPCODES
@@ -108,6 +110,7 @@ class Connection:
     def _died(self, nodeid: int) -> None:
         self.passthrough.forgotten(nodeid)
         self.files.forgotten(nodeid)
+        self.listings.forgotten(nodeid)
 
 
 # --- the connection itself
@@ -121,7 +124,8 @@ def init(c: Connection, request: Request, major: int, minor: int, read_ahead: in
             f"the native engine needs {protocol.MAJOR}.{protocol.MINOR_OLDEST}, which is Linux 5.4",
             "use --engine fusepy, or a newer kernel",
         )
-    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), c.data_path.wanted(_WANTED, flags)
+    wanted = _WANTED & ~protocol.INIT_FLAGS["READDIRPLUS_AUTO"] if c.nodes.has_index else _WANTED
+    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), c.data_path.wanted(wanted, flags)
     return c.minor, c.flags
 
 
