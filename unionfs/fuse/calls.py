@@ -14,11 +14,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import NamedTuple
 
 from unionfs.errors import UnionfsError, failed
-from unionfs.fuse import protocol, stats
+from unionfs.fuse import protocol, stats, wire
 from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.listings import Listings
 from unionfs.fuse.nodes import Handles, Nodes
@@ -75,6 +76,8 @@ class Connection:
         self.flags = 0
         self.interrupt: Callable[[int], None] = lambda unique: None
         """Set by the server: cancel the request of that `unique`."""
+        self.notify: Callable[[bytes], None] = lambda message: None
+        """Set by the server: send the kernel a notice."""
 
     def enter(self, node: Node) -> tuple[int, Attributes]:
         """Nodeid and attributes of what a method of the union gave us a reference to: it is the kernel's from here."""
@@ -190,12 +193,12 @@ def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int
 
 
 def unlink(c: Connection, request: Request, name: bytes) -> None:
-    c.nodes.bind(request.nodeid, name)
+    _loses(c, request.nodeid, name)
     c.operations.unlink(c.inodes[request.nodeid], name)
 
 
 def rmdir(c: Connection, request: Request, name: bytes) -> None:
-    c.nodes.bind(request.nodeid, name)
+    _loses(c, request.nodeid, name)
     c.operations.rmdir(c.inodes[request.nodeid], name)
 
 
@@ -204,9 +207,29 @@ def rename(c: Connection, request: Request, new_nodeid: int, old: bytes, new: by
 
 
 def rename2(c: Connection, request: Request, new_nodeid: int, flags: int, old: bytes, new: bytes) -> None:
-    c.nodes.bind(request.nodeid, old)
-    c.nodes.bind(new_nodeid, new)
+    _loses(c, request.nodeid, old)
+    _loses(c, new_nodeid, new)
     c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new, flags)
+    if request.nodeid != new_nodeid:
+        _moved(c, new_nodeid, new)
+        if flags & files.RENAME_EXCHANGE:
+            _moved(c, request.nodeid, old)
+
+
+def _loses(c: Connection, nodeid: int, name: bytes) -> None:
+    """A name of that directory is about to be removed or replaced."""
+    c.nodes.bind(nodeid, name)
+    c.listings.loses(nodeid)
+
+
+def _moved(c: Connection, parent: int, name: bytes) -> None:
+    """A directory that was moved has another "..", which the kernel does not know of: it may keep the old one."""
+    with suppress(OSError):
+        inode, _ = c.operations.lookup(c.inodes[parent], name)
+        nodeid = c.nodes.nodeid_of(inode) if inode.is_dir else None
+        c.operations.forget(inode)
+        if nodeid is not None:
+            c.notify(wire.invalidate_data(nodeid))
 
 
 def readlink(c: Connection, request: Request) -> bytes:

@@ -4,7 +4,7 @@ Called through the table in `dispatch.py`, as `calls.py`. Positions: "." is 1, "
 the union numbers them.
 
 The kernel does not open directories: it is told once that there is no OPENDIR, and keeps listings from then on. Nothing
-that it keeps is stale: each change of a directory's names is its own work, and it forgets the listing by itself. A kernel
+that it keeps is stale: each change of a directory's names is its own work, and it forgets the listing by itself. One
 that asks all the same gets a handle that means nothing.
 
 A directory that only lower layers have is told from its records, any other from its listing (`listings.py`). One that
@@ -68,32 +68,33 @@ def fsyncdir(c: Connection, request: Request, fh: int, flags: int) -> None:
 
 def readdir(c: Connection, request: Request, fh: int, position: int, size: int) -> bytes:
     nodeid = request.nodeid
+    dots = wire.dirents(_dots(c, nodeid, position), size)
+    size -= len(dots)
     records = _current(c, nodeid)
-    if records is None:
-        with c.listings.lock:
-            listing = c.listings.of(nodeid, position)
-            return wire.dirents(listing.after(position, numbers=True), size) or listing.end
-    head = wire.dirents(_dots(c, nodeid, position), size)
-    return head + records.dirents(max(0, position + 1 - FIRST), size - len(head))
+    if records is not None:
+        return dots + records.dirents(max(0, position + 1 - FIRST), size)
+    with c.listings.lock:
+        listing = c.listings.of(nodeid, position)
+        return dots + wire.dirents(listing.after(position, numbers=True), size) or c.listings.end(nodeid)
 
 
 def readdirplus(c: Connection, request: Request, fh: int, position: int, size: int) -> bytes:
     """Entries with their nodes, looked up only when they fit: each one counts as a reference."""
     nodeid = request.nodeid
+    parts: list[wire.Buffer] = [wire.dirent_plus(item, None) for item in _dots(c, nodeid, position)]
+    size -= sum(map(len, parts))
+    look_up = partial(_node_of, c, nodeid)
     records = _current(c, nodeid)
     if records is not None:
-        dots = b"".join(wire.dirent_plus(item, None) for item in _dots(c, nodeid, position))
-        start = max(0, position + 1 - FIRST)
-        return b"".join([dots, *c.nodes.give_range(records, start, size - len(dots), partial(_node_of, c, nodeid))])
-    parts = []
+        return b"".join([*parts, *c.nodes.give_range(records, max(0, position + 1 - FIRST), size, look_up)])
     with c.listings.lock:
         listing = c.listings.of(nodeid, position)
         for item in listing.after(position, numbers=False):
             size -= wire.dirent_plus_size(item.name)
             if size < 0:
                 break
-            parts.append(wire.dirent_plus(item, _node_of(c, nodeid, item.name)))
-        return b"".join(parts) or listing.end
+            parts.append(wire.dirent_plus(item, look_up(item.name)))
+        return b"".join(parts) or c.listings.end(nodeid)
 
 
 def _current(c: Connection, nodeid: int) -> Records | None:
@@ -114,9 +115,7 @@ def _dots(c: Connection, nodeid: int, position: int) -> Iterator[Entry]:
 
 
 def _node_of(c: Connection, directory: int, name: bytes) -> Node:
-    """None where the kernel needs no node ("." and "..") or there is none any more: it would ask by LOOKUP."""
-    if name in _NOT_NAMES:
-        return None
+    """None where there is none any more: the kernel would ask by LOOKUP."""
     try:
         return find(c, directory, name)
     except OSError:

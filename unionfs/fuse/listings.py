@@ -1,17 +1,19 @@
 """Listings: at which positions the kernel is told the names of a directory that the upper has a part of.
 
-Called by `directories.py`. No directory is opened, so positions are the directory's own and not an open handle's: the
-kernel and its readers keep them as long as they like. A name keeps its position as long as it is there; new names come
+Called by `directories.py`. No directory is opened, so positions are the directory's own and not an open handle's, and
+the kernel and its readers keep them as long as they like. A name keeps its position as long as it is there; new names come
 after all others. So whoever reads on, from whatever position, gets each name that was there throughout exactly once. The
 union is asked anew each time that somebody reads from the start.
 
 Memory. Names that are gone leave no trace, and names that came and went between two listings were never in one. A
 listing lasts until the kernel forgets its directory: some 150 bytes a name.
 
-Gaps. The kernel keeps a listing as the chain of the positions that it was told, once it was told the end; a reader whose
-position is not in the chain gets nothing more, as if he were at the end. A name that is gone leaves a gap, and there may
-be a reader who stands in it. So the end of a listing with gaps is told as `NO_END`, which is the end to the reader, but
-does not have the kernel keep the chain.
+What the kernel keeps. It keeps the entries that its readers were told as one chain, in which each of them goes on, once
+one of them was told the end. It looks whether the directory has changed only for who begins, and not while the chain
+grows: a chain that was begun before a change and ended after it may be read on by who began after the change. That is
+right as long as names are only added, for they are at the end. Where a name was removed or replaced it would show what
+is gone. So from then on the end is told as `NO_END`: a reader takes it for the end, and the kernel keeps nothing. No
+listing is read while a name of its directory changes (the kernel's lock of the directory).
 """
 
 from __future__ import annotations
@@ -57,17 +59,11 @@ class Listing:
         self._handle.resume([*items, *now.values()])
 
     def after(self, position: int, numbers: bool) -> Iterator[Entry]:
-        """The entries after a position, as `Operations.readdir` gives them."""
+        """The names after a position, as `Operations.readdir` gives them."""
         positions = self._positions
-        start = position if position < FIRST else FIRST - 1 + bisect_right(positions, position)
-        for entry in self._operations.readdir(self._handle, start, numbers):
-            at = entry.offset - FIRST
-            yield entry if at < 0 else Entry(entry.name, entry.ino, entry.type, positions[at])
-
-    @property
-    def end(self) -> bytes:
-        has_gaps = self._next - FIRST > len(self._positions)
-        return NO_END if has_gaps else b""
+        start = bisect_right(positions, position)
+        for at, entry in enumerate(self._operations.readdir(self._handle, FIRST - 1 + start, numbers), start):
+            yield Entry(entry.name, entry.ino, entry.type, positions[at])
 
     def close(self) -> None:
         self._operations.releasedir(self._handle)
@@ -80,6 +76,7 @@ class Listings:
         self._operations = operations
         self._nodes = nodes
         self._by_node: dict[int, Listing] = {}
+        self._lost: set[int] = set()
         self.lock = RLock()
 
     def of(self, nodeid: int, position: int) -> Listing:
@@ -93,9 +90,19 @@ class Listings:
             listing.refresh()
         return listing
 
+    def loses(self, nodeid: int) -> None:
+        """A name of the directory is about to be removed or replaced."""
+        with self.lock:
+            self._lost.add(nodeid)
+
+    def end(self, nodeid: int) -> bytes:
+        """The answer to who has read all."""
+        return NO_END if nodeid in self._lost else b""
+
     def forgotten(self, nodeid: int) -> None:
         """The kernel has let the directory go, and with it the positions."""
         with self.lock:
+            self._lost.discard(nodeid)
             listing = self._by_node.pop(nodeid, None)
             if listing is not None:
                 listing.close()
