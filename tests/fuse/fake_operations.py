@@ -39,6 +39,8 @@ class Node:
         self.xattrs: dict[bytes, bytes] = {}
         self.times = [time.time_ns()] * 2
 
+        self.dentry = None
+
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)
