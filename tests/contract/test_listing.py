@@ -202,7 +202,7 @@ class Reader:
             "twice": {name for name in seen if seen.count(name) > 1}, "missing": self.throughout - set(seen),
             "others": {
                 (name, identity) for name, identity in self.seen
-                if name in never or name in self.throughout and not ever.issuperset((name, part) for part in identity)
+                if name in never or (name in self.throughout and not ever >= {(name, part) for part in identity})
             },
         }  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Listings: at which positions the kernel is told the names of a directory that the upper has a part of.
 
 Called by `directories.py`. No directory is opened, so positions are the directory's own and not an open handle's, and
-the kernel and its readers keep them as long as they like. A name keeps its position as long as it is there; new names come
-after all others. So whoever reads on, from whatever position, gets each name that was there throughout exactly once. The
-union is asked anew each time that somebody reads from the start.
+the kernel and its readers keep them as long as they like. A name keeps its position as long as it is there; new names
+come after all others. So whoever reads on, from whatever position, gets each name that was there throughout exactly
+once. The union is asked anew each time that somebody reads from the start.
 
 Memory. Names that are gone leave no trace, and names that came and went between two listings were never in one. A
 listing lasts until the kernel forgets its directory: some 150 bytes a name.
