@@ -6,7 +6,7 @@ come after all others. So whoever reads on, from whatever position, gets each na
 once. The union is asked anew each time that somebody reads from the start.
 
 Memory. Names that are gone leave no trace, and names that came and went between two listings were never in one. A
-listing lasts until the kernel forgets its directory: some 150 bytes a name.
+listing lasts until the kernel forgets its directory: some 100 bytes a name.
 
 What the kernel keeps. It keeps the entries that its readers were told as one chain, in which each of them goes on, once
 one of them was told the end. It looks whether the directory has changed only for who begins, and not while the chain
