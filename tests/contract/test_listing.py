@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import random
 import shutil
 import stat
 import threading
@@ -13,6 +16,7 @@ import pytest
 from tests.contract.conftest import require
 from tests.contract.layers import Dir, Special, Symlink
 from tests.contract.subject import blocks, fails, subjects
+from tests.model import EXCHANGE
 
 MANY = 100_000
 
@@ -120,6 +124,161 @@ def test_a_listing_that_is_resumed_after_changes(union):
     expected = names_of(whole[middle + 1 :])
     assert [name for name in rest if name not in gone] == [name for name in expected if name not in gone]
     assert len(rest) == len(set(rest))
+
+
+@subjects("mounted")
+@pytest.mark.parametrize("where", ["lower", "merged", "upper"])
+def test_reading_on_from_a_name_that_is_gone(union, where):
+    """A reader stands after a name that is removed; another one reads all; the first one gets what follows."""
+    names = {f"d/{number:03}": b"" for number in range(300)}
+    u = union(*{"lower": ([names],), "merged": ([names], {"d/more": b""}), "upper": ([{}], names)}[where])
+    u.listdir("d")
+    with u.open_directory("d") as fd:
+        seen = names_of(next(blocks(fd, 1024)))
+        u.unlink(f"d/{seen[-1]}")
+        there = set(u.listdir("d"))
+        assert u.listdir("d") == u.listdir("d")
+        rest = [name for block in blocks(fd, 1024) for name in names_of(block)]
+    assert len(rest) == len(set(rest))
+    assert set(seen[:-1]) | set(rest) == there and not set(seen) & set(rest)
+
+
+@subjects("native", "kernel")
+@pytest.mark.parametrize("way", ["rename", "made anew", "exchange"])
+def test_who_begins_after_a_change_does_not_see_what_others_began_to_read_before(union, way):
+    u = union([{f"d/{number:03}": b"" for number in range(200)} | {"link": Symlink("x")}])
+    with u.open_directory("d") as early, u.open_directory("d") as late:
+        name = [name for block in itertools.islice(blocks(early, 280), 5) for name in names_of(block)][-1]
+        if way == "made anew":
+            u.unlink(f"d/{name}")
+            u.symlink("x", f"d/{name}")
+        else:
+            u.rename("link", f"d/{name}", EXCHANGE if way == "exchange" else 0)
+        found = next(blocks(late, 280))
+        assert len(list(blocks(early, 280))) > 5
+        found += [entry for block in blocks(late, 280) for entry in block]
+    assert {entry.name: entry.type for entry in found}[os.fsencode(name)] == stat.S_IFLNK >> 12
+    assert len(found) == 202
+
+
+@subjects("mounted")
+def test_a_directory_that_moved_has_another_parent(union):
+    u = union([{"a/d/x": b"", "b/y": b""}], {"c/d/z": b""})
+
+    def parent(path):
+        with u.open_directory(path) as fd:
+            return {entry.name: entry.ino for block in blocks(fd) for entry in block}[b".."]
+
+    for moved in ("a/d", "c/d"):
+        for _ in range(2):
+            assert parent(moved) == u.stat(os.path.dirname(moved)).ino
+    u.rename("a/d", "b/d")
+    u.rename("c/d", "a/e")
+    assert parent("b/d") == u.stat("b").ino
+    assert parent("a/e") == u.stat("a").ino
+
+
+class Reader:
+    """One open directory, and what it must and may see from its last rewinding to the end."""
+
+    def __init__(self, fd, directory, names):
+        self.fd, self.directory = fd, directory
+        self.rewind(names)
+
+    def rewind(self, names):
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        self.throughout, self.ever, self.seen = set(names), set(names.items()), []
+
+    def step(self, size, identity):
+        """Read on. At the end: what it saw wrongly."""
+        block = next(blocks(self.fd, size), None)
+        if block is not None:
+            self.seen += [(os.fsdecode(e.name), identity(e)) for e in block if e.name not in (b".", b"..")]
+            return None
+        seen = [name for name, _ in self.seen if name in self.throughout]
+        ever = {(name, part) for name, identity in self.ever for part in identity}
+        never = {name for name, _ in self.seen} - {name for name, _ in self.ever}
+        return {
+            "twice": {name for name in seen if seen.count(name) > 1}, "missing": self.throughout - set(seen),
+            "others": {
+                (name, identity) for name, identity in self.seen
+                if name in never or (name in self.throughout and not ever >= {(name, part) for part in identity})
+            },
+        }  # fmt: skip
+
+
+@subjects("mounted")
+@pytest.mark.parametrize("seed", range(6))
+def test_readers_anywhere_while_anything_changes(union, seed):
+    """Several readers at their own places in directories of all kinds, and whole listings in between."""
+    chance = random.Random(seed)
+    lower = {f"{d}/{number:02}": b"" for d in ("low", "both") for number in range(40)} | {"low/sub/x": b""}
+    upper = {f"{d}/{number:02}": b"" for d in ("both", "up") for number in range(30, 70)}
+    u = union([lower, {"both/sub/y": b"", "low/low": b""}], upper)
+    numbers = itertools.count(100)
+
+    def identity(entry):
+        return 0 if u.kind == "kernel" else entry.ino, entry.type  # its numbers of hard links differ
+
+    def listing(directory):
+        return {os.fsdecode(e.name): identity(e) for e in u.entries(directory) if e.name not in (b".", b"..")}
+
+    truth = {d: listing(d) for d in ("low", "both", "up")}
+    with contextlib.ExitStack() as stack:
+        readers = [Reader(stack.enter_context(u.open_directory(d)), d, truth[d]) for d in truth for _ in range(3)]
+
+        def readers_of(directory):
+            return [reader for reader in readers if reader.directory == directory]
+
+        def gone(directory, name):
+            del truth[directory][name]
+            for reader in readers_of(directory):
+                reader.throughout.discard(name)
+
+        def there(directory, name):
+            st = u.stat(f"{directory}/{name}")
+            truth[directory][name] = 0 if u.kind == "kernel" else st.ino, stat.S_IFMT(st.mode) >> 12
+            for reader in readers_of(directory):
+                reader.ever.add((name, truth[directory][name]))
+
+        def change():
+            d, other = chance.choice(list(truth)), chance.choice(list(truth))
+            old = chance.choice(sorted(truth[d].keys() - {"sub"}) or [None])
+            new = chance.choice([f"n{next(numbers)}", f"{chance.randrange(70):02}"])
+            way = chance.choice(["make", "unlink", "unlink", "rename", "link", "dir", "symlink", "move"])
+            to = d if way == "rename" else other
+            is_dir = old is not None and stat.S_ISDIR(u.stat(f"{d}/{old}").mode)
+            if way in ("make", "dir", "symlink") and new not in truth[d]:
+                make = {"make": lambda path: u.write_bytes(path, b""), "dir": u.mkdir}
+                make.get(way, lambda path: u.symlink("x", path))(f"{d}/{new}")
+                there(d, new)
+            elif way == "unlink" and old is not None:
+                (u.rmdir if is_dir else u.unlink)(f"{d}/{old}")
+                gone(d, old)
+            elif way == "link" and new not in truth[to] and old is not None and not is_dir:
+                u.link(f"{d}/{old}", f"{to}/{new}")
+                there(to, new)
+            elif way in ("rename", "move") and old is not None:
+                there_is = new in truth[to]
+                if there_is and (is_dir or truth[to][new][1] == 4 or truth[to][new] == truth[d][old]):
+                    return
+                u.rename(f"{d}/{old}", f"{to}/{new}")
+                gone(d, old)
+                there(to, new)
+
+        for _ in range(600):
+            for _ in range(chance.choice([0, 0, 1, 3])):
+                change()
+            reader = chance.choice(readers)
+            if chance.random() < 0.05:
+                reader.rewind(truth[reader.directory])
+            faults = reader.step(chance.choice([280, 400, 1000]), identity)
+            if faults is not None:
+                assert not any(faults.values()), (reader.directory, faults)
+                reader.rewind(truth[reader.directory])
+            if chance.random() < 0.1:
+                d = chance.choice(list(truth))
+                assert listing(d) == truth[d]
 
 
 @subjects("mounted")

@@ -17,6 +17,7 @@ from typing import Any
 
 from unionfs.linux import files
 from unionfs.union.copyup import Copied
+from unionfs.union.handle import DirHandle, Item
 from unionfs.union.operations import Attributes, Caller, Entry
 
 _checks = threading.local()
@@ -37,6 +38,8 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.xattrs: dict[bytes, bytes] = {}
         self.times = [time.time_ns()] * 2
+
+        self.dentry = None
 
     @property
     def is_dir(self) -> bool:
@@ -314,18 +317,21 @@ class FakeOperations:
         @staticmethod
         def names(node: Node) -> None: ...
 
-    def opendir(self, node: Node) -> Node:
-        return node
+    def opendir(self, node: Node) -> DirHandle:
+        return DirHandle(node)  # type: ignore[arg-type]
 
-    def readdir(self, handle: Node, offset: int, numbers: bool = True) -> Iterator[Entry]:
-        names = {b".": handle, b"..": handle, **handle.children}
-        for position, (name, node) in enumerate(names.items(), 1):
+    def readdir(self, handle: DirHandle, offset: int, numbers: bool = True) -> Iterator[Entry]:
+        node: Node = handle.inode  # type: ignore[assignment]
+        if offset == 0:
+            handle.resume([(name, stat.S_IFMT(n.mode) >> 12, n.number) for name, n in node.children.items()])
+        dots = [Item(name, stat.S_IFDIR >> 12, node.number) for name in (b".", b"..")]
+        for position, item in enumerate([*dots, *(handle.items or ())], 1):
             if position > offset:
-                yield Entry(name, node.number, stat.S_IFMT(node.mode) >> 12, position)
+                yield Entry(item.name, item.number, item.kind, position)
 
-    def fsyncdir(self, handle: Node, datasync: bool) -> None: ...
+    def fsyncdir(self, handle: DirHandle, datasync: bool) -> None: ...
 
-    def releasedir(self, handle: Node) -> None: ...
+    def releasedir(self, handle: DirHandle) -> None: ...
 
     # the whole
 

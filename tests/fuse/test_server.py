@@ -17,6 +17,7 @@ from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.fuse import calls, protocol, server, wire
 from unionfs.fuse.device import Device
+from unionfs.fuse.listings import NO_END
 from unionfs.fuse.nodes import Nodes
 
 
@@ -138,13 +139,68 @@ def test_nodes_from_many_threads() -> None:
 def test_readdirplus_counts_only_the_entries_it_gives(kernel: Kernel) -> None:
     for number in range(20):
         kernel.create(b"file%02d" % number)
-    handle = struct.unpack_from("=Q", kernel.ask(protocol.OPENDIR).body)[0]
     size = wire.dirent_plus_size(b".") * 2 + wire.dirent_plus_size(b"file00") * 5 + 8
-    body = kernel.ask(protocol.READDIRPLUS, struct.pack("=QQIIQII", handle, 0, size, 0, 0, 0, 0)).body
+    body = kernel.ask(protocol.READDIRPLUS, struct.pack("=QQIIQII", 0, 0, size, 0, 0, 0, 0)).body
     assert len(body) == size - 8
     references = [node.references for node in kernel.operations.root.children.values()]
     assert references == [2] * 5 + [1] * 15
     assert [struct.unpack_from("=Q", body, 160 * position)[0] for position in range(3)][:2] == [0, 0]
+
+
+# --- directories, which nobody opens
+
+
+def readdir(kernel: Kernel, position: int, size: int = 4096, nodeid: int = 1) -> list[tuple[bytes, int]]:
+    """Names and the positions after them."""
+    body = kernel.ask(protocol.READDIR, struct.pack("=QQIIQII", 0, position, size, 0, 0, 0, 0), nodeid).body
+    found = []
+    while len(body) > 8:
+        after, length = struct.unpack_from("=8xQI", body)
+        found.append((body[24 : 24 + length], after))
+        body = body[24 + length + (-length & 7) :]
+    assert body in (b"", NO_END)
+    return found
+
+
+def test_there_is_no_opendir(kernel: Kernel) -> None:
+    assert kernel.ask(protocol.OPENDIR).errno == errno.ENOSYS
+    assert [name for name, _ in readdir(kernel, 0)] == [b".", b".."]
+    assert kernel.ask(protocol.FSYNCDIR, struct.pack("=QII", 0, 0, 0)).errno == 0
+
+
+def test_a_kernel_that_knows_no_other_way_opens_directories() -> None:
+    flags = ALL_FLAGS & ~protocol.INIT_FLAGS["NO_OPENDIR_SUPPORT"]
+    kernel = Kernel()
+    kernel.ask(protocol.INIT, struct.pack("=IIIII44x", 7, 45, 131072, flags & 0xFFFFFFFF, flags >> 32))
+    kept = protocol.FOPEN_CACHE_DIR | protocol.FOPEN_KEEP_CACHE
+    assert kernel.ask(protocol.OPENDIR).body == struct.pack("=QII", 0, kept, 0)
+    assert [name for name, _ in readdir(kernel, 0)] == [b".", b".."]
+    assert kernel.ask(protocol.RELEASEDIR).errno == 0
+    kernel.close()
+
+
+def test_a_name_keeps_its_position(kernel: Kernel) -> None:
+    for name in (b"a", b"b", b"c"):
+        kernel.create(name)
+    before = dict(readdir(kernel, 0))
+    kernel.ask(protocol.UNLINK, b"a\0")
+    kernel.create(b"d")
+    assert [name for name, _ in readdir(kernel, before[b"a"])] == [b"b", b"c"]
+    after = dict(readdir(kernel, 0))
+    assert list(after) == [b".", b"..", b"b", b"c", b"d"]
+    assert (after[b"b"], after[b"c"]) == (before[b"b"], before[b"c"]) and after[b"d"] > after[b"c"]
+    assert [name for name, _ in readdir(kernel, before[b"a"])] == [b"b", b"c", b"d"]
+
+
+def test_the_kernel_does_not_keep_a_listing_that_lost_a_name(kernel: Kernel) -> None:
+    kernel.ask(protocol.MKDIR, struct.pack("=II", 0o777, 0) + b"dir\0")
+    kernel.create(b"file")
+    end = struct.pack("=QQIIQII", 0, readdir(kernel, 0)[-1][1], 4096, 0, 0, 0, 0)
+    for opcode in (protocol.READDIR, protocol.READDIRPLUS):
+        assert kernel.ask(opcode, end).body == b""
+    kernel.ask(protocol.UNLINK, b"file\0")
+    for opcode in (protocol.READDIR, protocol.READDIRPLUS):
+        assert kernel.ask(opcode, end).body == NO_END
 
 
 # --- who calls, and flags
@@ -217,9 +273,9 @@ def test_what_is_not_served_is_refused_for_good(kernel: Kernel) -> None:
 
 
 def test_unknown_handles_and_nodes(kernel: Kernel) -> None:
-    for opcode in (protocol.READ, protocol.RELEASE, protocol.FSYNC, protocol.READDIR, protocol.LSEEK):
+    for opcode in (protocol.READ, protocol.RELEASE, protocol.FSYNC, protocol.LSEEK):
         assert kernel.ask(opcode).errno == errno.EBADF
-    for opcode in (protocol.GETATTR, protocol.OPEN, protocol.LOOKUP, protocol.OPENDIR):
+    for opcode in (protocol.GETATTR, protocol.OPEN, protocol.LOOKUP, protocol.READDIR):
         assert kernel.ask(opcode, nodeid=12345).errno == errno.ESTALE
 
 

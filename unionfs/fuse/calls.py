@@ -5,7 +5,7 @@ Called through the table in `dispatch.py`. A call takes the connection, the requ
 the decoded arguments. It returns what the row's encoder takes, or raises OSError. It may run in any thread.
 
 What the kernel is told to keep, it keeps for a day, and nothing that is seen through the mount is stale: the kernel
-forgets by itself what it changes, and a listing is asked for anew each time.
+forgets by itself what it changes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import NamedTuple
 
 from unionfs.errors import UnionfsError, failed
-from unionfs.fuse import protocol, stats
+from unionfs.fuse import protocol, stats, wire
 from unionfs.fuse.datapath import DataPath
+from unionfs.fuse.listings import Listings
 from unionfs.fuse.nodes import Handles, Nodes
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.fuse.passthrough import Passthrough
@@ -29,8 +31,8 @@ from unionfs.union.operations import Attributes, Caller, FileHandle, Inode, Node
 
 WANTED = (
     "ASYNC_READ", "ATOMIC_O_TRUNC", "EXPORT_SUPPORT", "BIG_WRITES", "DONT_MASK", "DO_READDIRPLUS", "READDIRPLUS_AUTO",
-    "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "EXPLICIT_INVAL_DATA", "HANDLE_KILLPRIV_V2",
-    "SETXATTR_EXT", "INIT_EXT", "PASSTHROUGH",
+    "PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS", "NO_OPENDIR_SUPPORT", "EXPLICIT_INVAL_DATA",
+    "HANDLE_KILLPRIV_V2", "SETXATTR_EXT", "INIT_EXT", "PASSTHROUGH",
 )  # fmt: skip
 """The abilities of the kernel that are used where it has them. Locks stay the kernel's own."""
 
@@ -62,6 +64,7 @@ class Connection:
         self.handles = Handles()
         self.passthrough = Passthrough(operations, self.nodes.part, coherent)
         self.files = OpenFiles(operations)
+        self.listings = Listings(operations, self.nodes)
         self.nodes.died = self._died
         self.data_path = DataPath(opening, coherent)
         self.counts = [0] * protocol.OPCODES
@@ -75,6 +78,8 @@ class Connection:
         self.flags = 0
         self.interrupt: Callable[[int], None] = lambda unique: None
         """Set by the server: cancel the request of that `unique`."""
+        self.notify: Callable[[bytes], None] = lambda message: None
+        """Set by the server: send the kernel a notice."""
 
     def enter(self, node: Node) -> tuple[int, Attributes]:
         """Nodeid and attributes of what a method of the union gave us a reference to: it is the kernel's from here."""
@@ -110,6 +115,7 @@ class Connection:
     def _died(self, nodeid: int) -> None:
         self.passthrough.forgotten(nodeid)
         self.files.forgotten(nodeid)
+        self.listings.forgotten(nodeid)
 
 
 # --- the connection itself
@@ -123,7 +129,8 @@ def init(c: Connection, request: Request, major: int, minor: int, read_ahead: in
             f"the native engine needs {protocol.MAJOR}.{protocol.MINOR_OLDEST}, which is Linux 5.4",
             "use --engine fusepy, or a newer kernel",
         )
-    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), c.data_path.wanted(_WANTED, flags)
+    wanted = _WANTED & ~protocol.INIT_FLAGS["READDIRPLUS_AUTO"] if c.nodes.has_index else _WANTED
+    c.minor, c.flags = min(minor, protocol.MINOR_NEWEST), c.data_path.wanted(wanted, flags)
     return c.minor, c.flags
 
 
@@ -188,12 +195,12 @@ def link(c: Connection, request: Request, nodeid: int, name: bytes) -> tuple[int
 
 
 def unlink(c: Connection, request: Request, name: bytes) -> None:
-    c.nodes.bind(request.nodeid, name)
+    _loses(c, request.nodeid, name)
     c.operations.unlink(c.inodes[request.nodeid], name)
 
 
 def rmdir(c: Connection, request: Request, name: bytes) -> None:
-    c.nodes.bind(request.nodeid, name)
+    _loses(c, request.nodeid, name)
     c.operations.rmdir(c.inodes[request.nodeid], name)
 
 
@@ -202,9 +209,29 @@ def rename(c: Connection, request: Request, new_nodeid: int, old: bytes, new: by
 
 
 def rename2(c: Connection, request: Request, new_nodeid: int, flags: int, old: bytes, new: bytes) -> None:
-    c.nodes.bind(request.nodeid, old)
-    c.nodes.bind(new_nodeid, new)
+    _loses(c, request.nodeid, old)
+    _loses(c, new_nodeid, new)
     c.operations.rename(c.inodes[request.nodeid], old, c.inodes[new_nodeid], new, flags)
+    if request.nodeid != new_nodeid:
+        _moved(c, new_nodeid, new)
+        if flags & files.RENAME_EXCHANGE:
+            _moved(c, request.nodeid, old)
+
+
+def _loses(c: Connection, nodeid: int, name: bytes) -> None:
+    """A name of that directory is about to be removed or replaced."""
+    c.nodes.bind(nodeid, name)
+    c.listings.loses(nodeid)
+
+
+def _moved(c: Connection, parent: int, name: bytes) -> None:
+    """A directory that was moved has another "..", which the kernel does not know of: it may keep the old one."""
+    with suppress(OSError):
+        inode, _ = c.operations.lookup(c.inodes[parent], name)
+        nodeid = c.nodes.nodeid_of(inode) if inode.is_dir else None
+        c.operations.forget(inode)
+        if nodeid is not None:
+            c.notify(wire.invalidate_data(nodeid))
 
 
 def readlink(c: Connection, request: Request) -> bytes:

@@ -206,7 +206,7 @@ _ROWS = {
     protocol.INIT: row("INIT", "major minor max_readahead init_flags", wire.init, calls.init, wire.initialised),
     protocol.OPENDIR: row("OPENDIR", "flags", wire.fixed("I4x"), directories.opendir, wire.opened),
     protocol.READDIR: row("READDIR", "fh offset size", _page, directories.readdir, wire.data),
-    protocol.RELEASEDIR: row("RELEASEDIR", "fh", _handle, directories.releasedir, wire.done),
+    protocol.RELEASEDIR: row("RELEASEDIR", "fh", _handle, calls.nothing, wire.done),
     protocol.FSYNCDIR: row("FSYNCDIR", "fh datasync", _sync, directories.fsyncdir, wire.done, always),
     protocol.GETLK: row("GETLK", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),
     protocol.SETLK: row("SETLK", "fh owner start end type", wire.fixed("QQQQI12x"), _ENOSYS, wire.done),

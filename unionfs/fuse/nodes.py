@@ -48,7 +48,7 @@ class Inodes(dict[int, "Inode"]):
 
 
 class Handles(dict[int, Any]):
-    """Open files and directories by the number that the kernel got. An unknown one: OSError EBADF."""
+    """Open files by the number that the kernel got. An unknown one: OSError EBADF."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -162,6 +162,10 @@ class Nodes:
         """Take the records of all directories from there. Before the first request."""
         self._index = index
         self._of_directory[protocol.ROOT_ID] = IndexedRecords(index, 0, protocol.ROOT_ID)
+
+    @property
+    def has_index(self) -> bool:
+        return self._index is not None
 
     def has_no_xattrs(self, nodeid: int) -> bool:
         """Whether an object surely has no extended attributes, and no inode to ask."""

@@ -25,6 +25,8 @@ from unionfs.union.scan import Scanned
 
 SHIFT = 32
 """Nodeids of records lie above 1 << SHIFT."""
+FIRST = 3
+"""The position of a directory's first name, after those of "." and "..", as the kernel is told it."""
 _USUAL_SIZE = wire.dirent_plus_size(b"a name of 16 byt")
 _RANGES = 64
 """So many ranges are kept of a directory before they are added up."""
@@ -72,6 +74,8 @@ class Records(ABC):
 
     nodeid: int
     """The directory's own node."""
+    told = False
+    """Whether the kernel was ever told names in this order."""
     _counts: Counts
     """The references of the kernel's to the nodes of its records."""
 
@@ -127,7 +131,7 @@ class ScannedRecords(Records):
                 node = None
             else:
                 node = self.nodeid_at(position), attributes
-            self._made[position] = wire.dirent_plus((item[0], item[2], item[1], position + 3), node)
+            self._made[position] = wire.dirent_plus((item[0], item[2], item[1], position + FIRST), node)
             self._to_make[position] = None
 
     def _record(self, position: int) -> bytes:
@@ -157,7 +161,7 @@ class ScannedRecords(Records):
 
     def _entry(self, position: int) -> Entry:
         name, kind, number = self.item(position)
-        return Entry(name, number, kind, position + 3)
+        return Entry(name, number, kind, position + FIRST)
 
     def find(self, name: bytes) -> int | None:
         if self._positions is None:

@@ -45,6 +45,7 @@ class Server:
         if index is not None:
             self._connection.nodes.use(index)
         self._connection.interrupt = self._interrupt
+        self._connection.notify = device.notify
         self._connection.request_names = [row.name for row in dispatch.TABLE]
         self._connection.passthrough.connection = device.descriptor
         operations.tell_of_changes(self._changed)

@@ -403,3 +403,8 @@ def dirent_of(record: Buffer) -> bytes:
 def invalidate_attributes(nodeid: int) -> bytes:
     """The notice that attributes the kernel keeps are no longer right; its cached data stay."""
     return _INVAL_INODE.pack(_INVAL_INODE.size, protocol.NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def invalidate_data(nodeid: int) -> bytes:
+    """The notice that nothing the kernel keeps of a node, its pages too, is right any more."""
+    return _INVAL_INODE.pack(_INVAL_INODE.size, protocol.NOTIFY_INVAL_INODE, 0, nodeid, 0, 0)
