@@ -36,6 +36,24 @@ def test_set_get_list_remove(union):
             u.remount()
 
 
+def test_capabilities_of_a_new_file(union):
+    """Asked for before each first write and change of owner, so an engine may remember that there are none."""
+    u = union([{"lower": b""}])
+    value = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep, VFS_CAP_REVISION_2
+    for path in ("new", "lower"):
+        u.write_bytes(path, b"1")
+        fails(errno.ENODATA, u.getxattr, path, b"security.capability")
+        u.setxattr(path, b"security.capability", value)
+        assert u.getxattr(path, b"security.capability") == value
+        u.removexattr(path, b"security.capability")
+        fails(errno.ENODATA, u.getxattr, path, b"security.capability")
+        u.setxattr(path, b"security.capability", value)
+        u.rename(path, f"{path}2")
+        for _ in range(2):
+            assert u.getxattr(f"{path}2", b"security.capability") == value
+            u.remount()
+
+
 def test_create_replace_and_what_is_not_there(union):
     u = union([{"f": File(b"", xattrs={b"user.a": b"1"})}])
     fails(errno.EEXIST, u.setxattr, "f", b"user.a", b"2", os.XATTR_CREATE)

@@ -75,15 +75,16 @@ class Guard:
     def close(self) -> None:
         signal.signal(signal.SIGCHLD, self._before)
         os.close(self._pipe)
-        with suppress(ChildProcessError):
+        if self._process:
+            os.kill(self._process, signal.SIGKILL)  # it may sleep for a while, and has nothing to lose
             os.waitpid(self._process, 0)
         scheduling.begin_thread()
 
     def _ended(self, number: int, frame: object) -> None:
-        """Without a guard nobody gives way."""
-        with suppress(ChildProcessError):
-            if os.waitpid(self._process, os.WNOHANG)[0]:
-                scheduling.begin_thread()
+        """Without a guard nobody gives way. (Or another child ended.)"""
+        if self._process and os.waitpid(self._process, os.WNOHANG)[0]:
+            self._process = 0
+            scheduling.begin_thread()
 
 
 # --- in the guard

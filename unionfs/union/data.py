@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from unionfs import events
 from unionfs.linux import files
@@ -18,6 +18,8 @@ from unionfs.union.handle import FileHandle
 from unionfs.union.inode import FileInode, Inode, Inodes
 from unionfs.union.partial import PartialFile
 from unionfs.union.source import Sources
+
+_WHOLE = nullcontext()
 
 
 class Data:
@@ -53,15 +55,11 @@ class Data:
                 inode.borrowers -= 1
                 self.unused(inode)
 
-    @contextmanager
-    def untouched(self, inode: Inode) -> Iterator[None]:
+    @staticmethod
+    def untouched(inode: Inode) -> AbstractContextManager[None]:
         """Nobody completes the file meanwhile, who would put back its attributes as they were. Before the tree lock."""
         data = inode.data if isinstance(inode, FileInode) else None
-        if data is None:
-            yield
-        else:
-            with data.untouched():
-                yield
+        return _WHOLE if data is None else data.untouched()
 
     def unused(self, inode: FileInode) -> None:
         """Let go what has become an ordinary file's, or a file's that nobody has open. Under the tree lock."""

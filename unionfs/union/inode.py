@@ -120,8 +120,8 @@ class FileInode(Inode):
 
     location: Location  # a plain attribute, which also holds the data
     __slots__ = (
-        *("borrowers", "data", "has_origin", "identity", "index_key", "is_changing", "is_whole", "location"),
-        *("lower_identity", "more_dentries", "nlink_extra", "temporary"),
+        *("borrowers", "data", "has_no_capabilities", "has_origin", "identity", "index_key", "is_changing"),
+        *("is_whole", "location", "lower_identity", "more_dentries", "nlink_extra", "temporary"),
     )
 
     def __init__(self, number: int, kind: int, location: Location, in_upper: bool) -> None:
@@ -131,6 +131,8 @@ class FileInode(Inode):
         """Whether it is a copy of a lower object."""
         self.is_whole = False
         """Whether the upper is known to have all its data; once it has, it always will. False says nothing."""
+        self.has_no_capabilities = False
+        """It is known to have no attribute security.capability. False says nothing."""
         self.is_changing = False
         """Its data is about to be changed, so that no open file may stay with the lower one (`snapshot.py`)."""
         self.temporary = False
@@ -342,7 +344,7 @@ class Inodes:
         """The inode of an object that was just made in the upper."""
         layer = location.directory.layer
         inode = FileInode(number(layer, st.st_ino), stat.S_IFMT(st.st_mode), location, True)
-        inode.is_whole = True
+        inode.is_whole = inode.has_no_capabilities = True
         self.register(inode, identity(layer, st.st_ino))
         return inode
 
