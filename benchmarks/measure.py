@@ -258,9 +258,13 @@ def _commit() -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """The end of each program: interrupted, it exits as a shell expects of SIGINT."""
+    """The end of each program: interrupted, it exits as a shell expects of SIGINT, or of SIGPIPE."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
     except Fault as fault:
         sys.exit(str(fault))
     except KeyboardInterrupt:

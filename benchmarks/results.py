@@ -7,7 +7,7 @@ were measured right after each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import measure
@@ -66,28 +66,41 @@ def peer_names(rows: Sequence[Figures]) -> list[str]:
 # --- tables
 
 
-def tables(rows: Sequence[Figures], wide: bool) -> Iterator[Table]:
-    """All tables. `wide`: a table may have a column for each peer."""
+def tables(rows: Sequence[Figures]) -> Iterator[Table]:
+    """All that was measured, for a terminal."""
+    for filesystem, group, part in _parts(rows):
+        yield from _ratios(filesystem, group, part, _COLUMNS)
+    yield from _targets(rows)
+    for filesystem, group, part in _parts(rows):
+        yield _times(filesystem, group, part)
+
+
+def wide_tables(rows: Sequence[Figures]) -> Iterator[Table]:
+    """For a page, with a column for each peer; targets and times of the first filesystem alone."""
+    first = [row for row in rows if row["filesystem"] == rows[0]["filesystem"]]
+    yield from _targets(first)
+    for filesystem, group, part in _parts(rows):
+        yield from _ratios(filesystem, group, part, None)
+    for filesystem, group, part in _parts(first):
+        yield from _details(filesystem, group, part)
+
+
+def _parts(rows: Sequence[Figures]) -> Iterator[tuple[str, str, list[Figures]]]:
+    """The rows of each filesystem and group."""
     for filesystem in filesystems(rows):
         here = [row for row in rows if row["filesystem"] == filesystem]
         for group in groups(here):
-            yield from _ratios(filesystem, group, [row for row in here if row["group"] == group], wide)
-    if targets := [row for row in rows if "target" in row]:
-        yield _targets(targets)
-    for filesystem in filesystems(rows):
-        here = [row for row in rows if row["filesystem"] == filesystem]
-        for group in groups(here):
-            yield _times(filesystem, group, [row for row in here if row["group"] == group])
+            yield filesystem, group, [row for row in here if row["group"] == group]
 
 
-def _ratios(filesystem: str, group: str, rows: Sequence[Figures], wide: bool) -> Iterator[Table]:
+def _ratios(filesystem: str, group: str, rows: Sequence[Figures], columns: int | None) -> Iterator[Table]:
+    """With so many peers in a table; None: all."""
     compared = [row for row in rows if "to_overlayfs" in row and row["peer"] != peers.BASE]
     names = peer_names(compared)
     whats = list(dict.fromkeys((row["what"], row["amount"]) for row in compared))
     found = {(row["what"], row["peer"]): row for row in compared}
-    step = len(names) if wide else _COLUMNS
-    for start in range(0, len(names), step or 1):
-        part = names[start : start + step]
+    for start in range(0, len(names), columns or len(names) or 1):
+        part = names[start : start + (columns or len(names))]
         cells = [[_named(what, amount), *(_ratio(found.get((what, name))) for name in part)] for what, amount in whats]
         yield Table(
             f"{group}, {filesystem}{_scale(rows)}: times as long as overlayfs", ["", *map(_heading, part)], cells
@@ -112,8 +125,10 @@ def _heading(name: str) -> str:
 def _ratio(row: Figures | None) -> str:
     if row is None:
         return "-"
-    mark = MARKS.get(row.get("target", {}).get("met"), "")
-    return f"{ratio(row['to_overlayfs']['median'])} {mark}".strip()
+    found, mark = row["to_overlayfs"]["median"], ""
+    if "target" in row:
+        mark = MARKS[found <= row["target"]["to_overlayfs"]]
+    return f"{ratio(found)} {mark}".strip()
 
 
 def ratio(value: float) -> str:
@@ -121,7 +136,8 @@ def ratio(value: float) -> str:
     return number(value) if value >= 0.1 else f"{value:.2g}"
 
 
-def _targets(rows: Sequence[Figures]) -> Table:
+def _targets(rows: Sequence[Figures]) -> Iterator[Table]:
+    rows = [row for row in rows if "target" in row]
     cells = []
     for row in rows:
         target = row["target"]
@@ -131,7 +147,8 @@ def _targets(rows: Sequence[Figures]) -> Table:
         cells.append([*cell, MARKS.get(target["met"], "not compared")])
     headings = ["", "peer", "to overlayfs", "at most", "to fuse-overlayfs", "at most", "target"]
     met = sum(row["target"]["met"] is True for row in rows)
-    return Table(f"targets, {met} of {len(rows)} met: times as long", headings, cells, words=2)
+    if rows:
+        yield Table(f"targets, {met} of {len(rows)} met: times as long", headings, cells, words=2)
 
 
 def _times(filesystem: str, group: str, rows: Sequence[Figures]) -> Table:
@@ -156,6 +173,30 @@ def _times(filesystem: str, group: str, rows: Sequence[Figures]) -> Table:
     )
 
 
+def _details(filesystem: str, group: str, rows: Sequence[Figures]) -> Iterator[Table]:
+    """The same with a column for each peer: a table of times, one of single operations, one of the daemon's."""
+    names = peer_names(rows)
+    whats = list(dict.fromkeys((row["what"], row["amount"]) for row in rows))
+    found = {(row["what"], row["peer"]): row for row in rows}
+    kinds: list[tuple[str, Callable[[Figures], str]]] = [
+        ("ms, median (quarters)", lambda row: str(Summary(**row["ms"]))),
+        ("p50 / p99 of one operation, µs", _percentiles),
+        ("processor time of the daemon, ms", lambda row: _number(row.get("daemon_ms"))),
+    ]
+    for title, tell in kinds:
+        cells = [
+            [_named(what, amount), *(tell(found[what, name]) if (what, name) in found else "-" for name in names)]
+            for what, amount in whats
+        ]
+        cells = [line for line in cells if any(cell not in ("", "-") for cell in line[1:])]
+        if cells:
+            yield Table(f"{group}, {filesystem}{_scale(rows)}: {title}", ["", *map(_heading, names)], cells)
+
+
+def _percentiles(row: Figures) -> str:
+    return f"{_number(row['p50_us'])} / {_number(row['p99_us'])}" if "p50_us" in row else ""
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else number(value)
 
@@ -164,14 +205,14 @@ def _number(value: float | None) -> str:
 
 
 def show(rows: Sequence[Figures]) -> None:
-    for table in tables(rows, wide=False):
+    for table in tables(rows):
         measure.show(table.title, table.headings, table.cells, table.words)
 
 
 def write_markdown(path: str, rows: Sequence[Figures], machine: dict[str, str], left_out: Sequence[str]) -> None:
     """Into the file, between the two marks if it has them; without them, the file is these tables."""
     parts = ["\n".join(f"- {key}: {value}" for key, value in machine.items())]
-    for table in tables(rows, wide=True):
+    for table in wide_tables(rows):
         rule = ["---"] * table.words + ["---:"] * (len(table.headings) - table.words)
         lines = [table.headings, rule, *table.cells]
         text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -145,6 +145,14 @@ def test_the_list(ground: Path, suite: SimpleNamespace) -> None:
     assert len(set(names)) == len(names) and not any("," in name for name in names)
 
 
+def test_who_reads_has_seen_enough() -> None:
+    result = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {BENCHMARKS / 'suite.py'} --list | head -1; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout.startswith("GROUP") and result.stdout.endswith("141\n") and result.stderr == ""
+
+
 def test_what_is_to_be_installed() -> None:
     status, shown = shows("--install")
     assert status == 0
@@ -161,7 +169,7 @@ def test_an_old_run_is_shown_again(ground: Path) -> None:
     text = page.read_text()
     assert text.startswith("before\n<!-- figures: begin -->\n\n- date: ")
     assert text.endswith("<!-- figures: end -->\nafter\n")
-    assert "old figures" not in text and "| stat, cold: 10,000 files |" in text and "|  | native |" in text
+    assert "old figures" not in text and "| stat, cold: 10,000 files |" in text and " | native | " in text
     assert f"- kernel: {found['machine']['kernel']}" in text
 
 
