@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError
-from unionfs.fuse import trace
+from unionfs.fuse import trace, yielding
 from unionfs.fuse.affinity import Affinity, Staying, Yielding
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
@@ -35,7 +35,7 @@ from unionfs.fuse.index import Index
 from unionfs.fuse.options import FOLLOW
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
-from unionfs.fuse.yielding import Guard, is_allowed
+from unionfs.fuse.yielding import Guard
 from unionfs.linux import fusedev, mounts
 from unionfs.linux.scheduling import begin_thread
 from unionfs.union.operations import Operations
@@ -157,7 +157,7 @@ def _index(union: Operations, word: str, progress: Progress) -> Index | None:
 def _serve_native(
     union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None
 ) -> None:
-    guard = Guard() if options.scheduling == FOLLOW and is_allowed() else None
+    guard = yielding.start() if options.scheduling == FOLLOW else None
     try:
         _serve_at(union, mountpoint, options, ready, index, guard)
     finally:

@@ -21,6 +21,7 @@ import time
 from contextlib import suppress
 from typing import BinaryIO
 
+from unionfs import events
 from unionfs.linux import scheduling
 from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
 
@@ -38,7 +39,18 @@ _CALM = 1.0
 _NANO = 1_000_000_000
 
 
-def is_allowed() -> bool:
+def start() -> Guard | None:
+    """A guard for the calling thread; None where it could not give way, or nobody could look after it."""
+    if not _is_allowed():
+        return None
+    try:
+        return Guard()
+    except OSError as error:
+        events.warning(f"the daemon does not give way to its clients: {error.strerror}")
+        return None
+
+
+def _is_allowed() -> bool:
     """Whether a thread of ours may leave SCHED_IDLE again, and a process may be forked here."""
     usual = os.sched_getscheduler(0) == os.SCHED_OTHER and len(scheduling.CPUS) > 1
     alone = threading.active_count() == 1
@@ -46,10 +58,8 @@ def is_allowed() -> bool:
 
 
 class Guard:
-    """The process that looks after the main thread of the one that makes it. It ends with that, or by `close`.
-
-    To be made before any thread is, and before anything is open that must not stay open in another process.
-    """
+    """The process that looks after the main thread of the one that makes it. It ends with that, or by `close`. To be
+    made before any thread is."""
 
     def __init__(self) -> None:
         self._is_awake = mmap.mmap(-1, 1)
@@ -58,10 +68,11 @@ class Guard:
         gc.freeze()  # the collector writes to each object, and so parts the memory of the two
         self._process = os.fork()
         if self._process == 0:
-            _leave_alone(reading)
-            with suppress(OSError):
+            try:  # whatever happens, nothing goes on into the frames of the daemon
+                _leave_alone(reading)
                 _watch(os.getppid(), reading, self._is_awake)
-            os._exit(0)
+            finally:
+                os._exit(0)
         os.close(reading)
         self._before = signal.signal(signal.SIGCHLD, self._ended)
 
