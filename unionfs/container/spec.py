@@ -1,0 +1,89 @@
+"""What a container is created by: everything `run` can be told, as it is kept in the state.
+
+Made by the command line and by the library from words, images and defaults; read by all that start, show or change a
+container. Kept as JSON in the column `spec`; a field that is not there has its default, so that an older state is read
+by a newer program.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+BIND, VOLUME, TMPFS = "bind", "volume", "tmpfs"
+
+
+class Mount(NamedTuple):
+    """One mount of a container's, in docker's words. `source` is an absolute path of the host (bind), a volume's name
+    (volume), or empty (tmpfs); `target` an absolute path in the container, normal, without a slash at its end."""
+
+    kind: str
+    source: str
+    target: str
+    read_only: bool = False
+    propagation: str = "rprivate"
+    copies: bool = True
+    """A volume that is empty gets what the image has at `target`, when the container is created."""
+    options: tuple[str, ...] = ()
+    """tmpfs: words of mount(8), as "size=64m" and "mode=1777"."""
+
+
+class Limits(NamedTuple):
+    """Limits of resources; 0 means none. `memory` in bytes, `cpus` in processors, `pids` in processes."""
+
+    memory: int = 0
+    cpus: float = 0.0
+    pids: int = 0
+
+
+class Spec(NamedTuple):
+    """The rules of one container. `argv` is the command in full, entrypoint and arguments; `env` are NAME=VALUE."""
+
+    argv: tuple[str, ...]
+    image_name: str = ""
+    rootfs: tuple[str, ...] = ()
+    """The lower layers where there is no image (--rootfs), absolute paths, the topmost first."""
+    entrypoint_length: int = 0
+    env: tuple[str, ...] = ()
+    workdir: str = "/"
+    user: str = ""
+    hostname: str = ""
+    tty: bool = False
+    interactive: bool = False
+    """Standard input is kept open."""
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    network: str = "none"
+    init: bool = False
+    limits: Limits = Limits()
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """Name (nofile), soft and hard limit; -1 is none."""
+    capabilities: tuple[str, ...] = ()
+    """The capabilities it has, as "CHOWN", sorted."""
+    seccomp: bool = True
+    no_new_privs: bool = True
+    stop_signal: int = 15
+    stop_timeout: int = 10
+    labels: tuple[tuple[str, str], ...] = ()
+    ports: tuple[str, ...] = ()
+    """What the image exposes and --expose, as "80/tcp"."""
+    storage: str = "unionfs"
+    storage_options: tuple[str, ...] = ()
+    remove: bool = False
+    """--rm: removed when it ends."""
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        fields: dict[str, Any] = json.loads(text)
+        tuples = {name: _tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        fields.update(tuples)
+        fields["mounts"] = tuple(Mount(*mount) for mount in fields.get("mounts", ()))
+        fields["limits"] = Limits(*fields.get("limits", ()))
+        return cls(**{name: value for name, value in fields.items() if name in cls._fields})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
