@@ -1,17 +1,19 @@
-"""Export: the merged tree as a directory of its own, with nothing left of layers.
+"""Export: the merged tree, or a directory of it, as a directory of its own, with nothing left of layers.
 
-Called by the command `apply --to`. It promises: the directory is there whole or not at all; type, owner, mode, times,
-attributes, ACLs, holes and hard links are those of the union; no layer is changed.
+Called by the command `apply --to`, and for volumes that begin with what the image has. It promises: the directory is
+there whole or not at all; type, owner, mode, times, attributes, ACLs, holes and hard links are those of the union; no
+layer is changed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
 
 from unionfs.changes.transplant import Translation, copy_attributes, transplant
-from unionfs.errors import UnionfsError
+from unionfs.errors import UnionfsError, failed
 from unionfs.layer.layer import Directory, Layer, remove_tree
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
@@ -23,11 +25,13 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SUFFIX = b".unionfs-apply"
 
 
-def export(stack: Stack, target: bytes, translation: Translation | None = None) -> tuple[int, int]:
-    """Copy the merged tree to `target`, an absolute path of nothing or of an empty directory.
+def export(
+    stack: Stack, target: bytes, translation: Translation | None = None, path: bytes = b""
+) -> tuple[int, int]:
+    """Copy the merged tree, or its directory `path`, to `target`, an absolute path of nothing or of an empty directory.
 
     Returns how many names and bytes that was. `translation` gives the attributes their names in the copy; by default
-    those that the union shows.
+    those that the union shows. `path` is taken as it is: no symbolic link in it is followed.
     """
     parent, name = os.path.split(target)
     aside = b"." + name + _SUFFIX
@@ -37,7 +41,7 @@ def export(stack: Stack, target: bytes, translation: Translation | None = None) 
         place.root.mkdir(aside, 0o700)
         try:
             copy = _Copy(stack, translation or _shown(stack))
-            copy.root(place.root.child(aside))
+            copy.directory_at(path, place.root.child(aside))
             _finish(place.root, aside, name, target)
         except BaseException:
             with suppress(OSError):
@@ -73,8 +77,14 @@ class _Copy:
         self._linked: dict[tuple[int, int], Location] = {}
         """Where the first name of each object with several names was copied to, by its device and inode number."""
 
-    def root(self, target: Directory) -> None:
-        self._directory(self.inodes.root, target)
+    def directory_at(self, path: bytes, target: Directory) -> None:
+        inode = self.inodes.root
+        for name in filter(None, path.split(b"/")):
+            dentry = self.inodes.lookup(inode, name)
+            if dentry is None or not isinstance(dentry.inode, DirInode):
+                raise failed(errno.ENOTDIR if dentry else errno.ENOENT, path)
+            inode = dentry.inode
+        self._directory(inode, target)
 
     def _directory(self, inode: DirInode, target: Directory) -> None:
         inode.references += 1

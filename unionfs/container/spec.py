@@ -26,6 +26,8 @@ class Mount(NamedTuple):
     """A volume that is empty gets what the image has at `target`, when the container is created."""
     options: tuple[str, ...] = ()
     """tmpfs: words of mount(8), as "size=64m" and "mode=1777"."""
+    creates: bool = False
+    """A source that is missing is made, a directory: docker's -v, not its --mount."""
 
 
 class Limits(NamedTuple):

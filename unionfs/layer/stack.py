@@ -94,9 +94,14 @@ class Stack:
         dialect: str = "aufs",
         userxattr: bool = False,
         volatile: bool = False,
+        overlaps: bool = False,
     ) -> Stack:
-        """Open the layers, topmost lower first. Faults with everything that is wrong; nothing is changed then."""
-        opener = _Opener()
+        """Open the layers, topmost lower first. Faults with everything that is wrong; nothing is changed then.
+
+        `overlaps`: a layer may lie inside another one, as those of a container do whose lower layer is the machine's
+        root; the caller sees to it that nobody comes to it that way.
+        """
+        opener = _Opener(overlaps)
         try:
             return opener.open(lower, upper, work, dialect, userxattr, volatile)
         except BaseException:
@@ -150,7 +155,8 @@ class Stack:
 class _Opener:
     """Collects faults while it opens; gives up all it opened when there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlaps: bool) -> None:
+        self.overlaps = overlaps
         self.faults: list[UnionfsError] = []
         self.opened: list[int] = []
         self.locks: list[int] = []
@@ -175,7 +181,8 @@ class _Opener:
         if upper is not None and work is not None:
             places = [("upperdir", os.path.realpath(upper)), *places, ("workdir", os.path.realpath(work))]
         fds = [self._open_directory(role, path) for role, path in places]
-        self._check_overlap([place for place, fd in zip(places, fds, strict=True) if fd >= 0])
+        if not self.overlaps:
+            self._check_overlap([place for place, fd in zip(places, fds, strict=True) if fd >= 0])
         if upper is not None and work is not None and fds[0] >= 0 and fds[-1] >= 0:
             self._check_writable(places[0][1], fds[0], places[-1][1], fds[-1])
         self.raise_faults()

@@ -23,7 +23,7 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT
 UTIME_NOW = (1 << 30) - 1
 """A time that means "now"; as a number of nanoseconds it would be 1970-01-01 00:00:01.07, the price of one name."""
 
-_AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
+AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x1000
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _STATX_BTIME = 0x800
 _FICLONE, _FICLONERANGE, _GETFSUUID = 0x40049409, 0x4020940D, 0x80111500
@@ -128,6 +128,28 @@ def can_clone(target: int, source: int) -> bool:
         return False
 
 
+def remove_tree(path: bytes) -> None:
+    """All that is below a path, and the path; no symbolic link is followed. Nothing there is fine. Raises OSError."""
+    with suppress(FileNotFoundError):
+        remove_tree_at(AT_FDCWD, path)
+
+
+def remove_tree_at(dir_fd: int, name: bytes) -> None:
+    """The same by a directory and a name in it."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+        return
+    except (IsADirectoryError, PermissionError):  # unlink(2) of a directory is EISDIR here, EPERM in POSIX
+        pass
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        for found, _, _ in list(read_directory(inner)):
+            remove_tree_at(inner, found)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=dir_fd)
+
+
 def sync_filesystem(fd: int) -> None:
     """syncfs(2)."""
     check(libc.syncfs(fd))
@@ -174,7 +196,7 @@ def private_read_only_clone(path: bytes) -> int:
     Linux 5.12 and CAP_SYS_ADMIN in the mount namespace; OSError elsewhere.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    fd = check(libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, ctypes.c_char_p(path), flags), path)
+    fd = check(libc.syscall(_SYS_OPEN_TREE, AT_FDCWD, ctypes.c_char_p(path), flags), path)
     attributes = struct.pack("<QQQQ", _ATTR_RDONLY | _ATTR_NOATIME, _ATTR_ATIME_MASK, 0, 0)
     try:
         call = (_SYS_MOUNT_SETATTR, fd, ctypes.c_char_p(b""), _AT_EMPTY_PATH, attributes, len(attributes))

@@ -56,11 +56,12 @@ class Operations:
     def __init__(
         self, lower: Sequence[Name], upper: Name | None = None, work: Name | None = None, *, dialect: str = "aufs",
         userxattr: bool = False, volatile: bool = False, copyup: str | None = None, copyup_threshold: int = THRESHOLD,
-        copyup_complete: str = COMPLETE,
+        copyup_complete: str = COMPLETE, overlaps: bool = False,
     ) -> None:  # fmt: skip
         amount, complete = Amount.of(dialect, copyup, copyup_threshold), completion.check(copyup_complete)
         top, area = (None if path is None else os.fsencode(path) for path in (upper, work))
-        self.stack = Stack.open([os.fsencode(path) for path in lower], top, area, dialect, userxattr, volatile)
+        layers = [os.fsencode(path) for path in lower]
+        self.stack = Stack.open(layers, top, area, dialect, userxattr, volatile, overlaps)
         self.stack.prepare()
         self._tree = threading.RLock()
         self._inodes = Inodes(self.stack)

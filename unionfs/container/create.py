@@ -1,0 +1,199 @@
+"""Create: what the user asked for and what the image says become one Spec, and that becomes a container.
+
+Called by `lifecycle.py`. The rules are docker's: the command is the entrypoint and its arguments, where --entrypoint
+drops the image's arguments; the user's environment comes after the image's; volumes of other containers first, then
+the user's own, then the image's. Nothing is half made: until the row says "created" the container does not exist for
+anybody, and what a killed process leaves is found by its row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from unionfs.container import names, roots
+from unionfs.container.mountspecs import combine
+from unionfs.container.populate import populate
+from unionfs.container.privileges import chosen
+from unionfs.container.quantities import parse_signal
+from unionfs.container.spec import VOLUME, Limits, Mount, Spec
+from unionfs.container.state import CREATED, Containers, Record
+from unionfs.container.storage import DIALECTS, check_driver
+from unionfs.container.volumes import Volumes, prepare_bind
+from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.image.database import Database
+from unionfs.image.images import Image, Images
+from unionfs.linux.mounts import absolute
+
+NETWORKS = ("none", "host")
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAME_TRIES = 20
+
+
+class Request(NamedTuple):
+    """What `run` and `create` are asked for. None: not said, so that the image's word counts."""
+
+    image: str = ""
+    rootfs: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    name: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    environment: tuple[str, ...] = ()
+    """NAME=VALUE; NAME alone copies this process's variable, where it has one."""
+    workdir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    tty: bool = False
+    interactive: bool = False
+    mounts: tuple[Mount, ...] = ()
+    volumes_from: tuple[tuple[str, bool], ...] = ()
+    """Containers whose mounts it gets too, and whether read-only."""
+    read_only: bool = False
+    network: str = "none"
+    init: bool = False
+    limits: Limits = Limits()
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: bool = True
+    no_new_privs: bool = True
+    stop_signal: int | None = None
+    stop_timeout: int = 10
+    labels: tuple[tuple[str, str], ...] = ()
+    expose: tuple[str, ...] = ()
+    storage: str = "unionfs"
+    storage_options: tuple[str, ...] = ()
+    remove: bool = False
+
+
+def create(database: Database, request: Request) -> Record:
+    """Make the container. Raises UnionfsError; nothing is left then."""
+    _check(request)
+    image = Images(database).resolve(request.image) if request.image else None
+    config = (image.config.get("config") or {}) if image else {}
+    containers = Containers(database)
+    container = names.new_id()
+    spec = spec_of(request, config, container)
+    shared = [(containers.find(name).spec.mounts, read_only) for name, read_only in request.volumes_from]
+    own = [prepare_bind(mount) for mount in request.mounts]
+    spec = spec._replace(mounts=combine(shared, own, config.get("Volumes") or ()))
+    inherited = {mount.target for mounts, _ in shared for mount in mounts}
+    record = _enter(database, container, request, image, spec)
+    try:
+        roots.make(database, container, record.spec)
+        _populate(database, record, inherited)
+        containers.release(container, CREATED)
+    except BaseException:
+        roots.remove(database, record, volumes=True)
+        raise
+    return containers.get(container)
+
+
+def _check(request: Request) -> None:
+    check_driver(request.storage, request.storage_options)
+    if request.name is not None:
+        names.check_name(request.name)
+    if request.network not in NETWORKS:
+        hint = did_you_mean(request.network, NETWORKS) or f"the networks are {' and '.join(NETWORKS)}"
+        raise UnionfsError(f"network {request.network}", "not found", hint)
+    for folder in request.rootfs:
+        if not os.path.isdir(folder):
+            hint = "name a directory with a system in it"
+            raise UnionfsError(f"--rootfs {folder}", "there is no such directory", hint)
+
+
+def _enter(database: Database, container: str, request: Request, image: Image | None, spec: Spec) -> Record:
+    """The row, with its volumes, in one transaction. A name of our own choice may be taken: then another."""
+    for attempt in range(_NAME_TRIES):
+        name = names.check_name(request.name) if request.name else names.new_name(attempt)
+        with database.writing() as connection:
+            if request.name is None and connection.execute("SELECT 1 FROM containers WHERE name=?", (name,)).fetchone():
+                continue
+            if image is not None and not connection.execute("SELECT 1 FROM images WHERE id=?", (image.id,)).fetchone():
+                raise UnionfsError(f"image {request.image}", "was removed meanwhile")
+            containers = Containers(database)
+            containers.insert(connection, container, name, image.id if image else None, spec)
+            mounts = Volumes(database).attach(connection, container, spec.mounts)
+            spec = spec._replace(mounts=tuple(mounts))
+            connection.execute("UPDATE containers SET spec=? WHERE id=?", (spec.to_json(), container))
+        return containers.get(container)
+    raise UnionfsError("no free name was found", "", "give one: --name NAME")
+
+
+def _populate(database: Database, record: Record, inherited: set[str]) -> None:
+    """What the image has at a volume's target, into volumes that are empty."""
+    lowers = roots.lower_layers(database, record)
+    for mount in record.spec.mounts:
+        if mount.kind == VOLUME and mount.copies and mount.target not in inherited:
+            populate(lowers, DIALECTS[record.spec.storage], mount.target, Volumes(database).path(mount.source))
+
+
+def spec_of(request: Request, config: dict[str, Any], container: str) -> Spec:
+    """The rules of a container, from what was asked for and the `config` of an image's config (OCI image-spec)."""
+    argv, entrypoint_length = _command(request, config)
+    hostname = request.hostname or container[:12]
+    tty = ("TERM=xterm",) if request.tty else ()
+    return Spec(
+        argv=argv,
+        entrypoint_length=entrypoint_length,
+        image_name=request.image,
+        rootfs=tuple(os.fsdecode(absolute(os.fsencode(folder))) for folder in request.rootfs),
+        env=environment((DEFAULT_PATH, f"HOSTNAME={hostname}", *tty), config.get("Env") or (), request.environment),
+        workdir=_workdir(request.workdir, config),
+        user=request.user if request.user is not None else config.get("User") or "",
+        hostname=hostname,
+        tty=request.tty,
+        interactive=request.interactive,
+        read_only=request.read_only,
+        network=request.network,
+        init=request.init,
+        limits=request.limits,
+        ulimits=request.ulimits,
+        capabilities=chosen(request.cap_add, request.cap_drop),
+        seccomp=request.seccomp,
+        no_new_privs=request.no_new_privs,
+        stop_signal=request.stop_signal or _signal(config.get("StopSignal")),
+        stop_timeout=request.stop_timeout,
+        labels=tuple(sorted({**(config.get("Labels") or {}), **dict(request.labels)}.items())),
+        ports=tuple(sorted({*(config.get("ExposedPorts") or ()), *request.expose})),
+        storage=request.storage,
+        storage_options=request.storage_options,
+        remove=request.remove,
+    )
+
+
+def _command(request: Request, config: dict[str, Any]) -> tuple[tuple[str, ...], int]:
+    entrypoint: Sequence[str] = config.get("Entrypoint") or ()
+    arguments: Sequence[str] = config.get("Cmd") or ()
+    if request.entrypoint is not None:
+        entrypoint, arguments = request.entrypoint, ()
+    argv = (*entrypoint, *(request.command or arguments))
+    if not argv:
+        raise UnionfsError("no command specified", "", "say what to run behind the image: unionfs run IMAGE COMMAND")
+    return argv, len(entrypoint)
+
+
+def environment(*parts: Sequence[str]) -> tuple[str, ...]:
+    """Later words win; a name alone copies the variable of this process, where there is one."""
+    variables: dict[str, str] = {}
+    for word in (word for part in parts for word in part):
+        name, equals, value = word.partition("=")
+        if equals:
+            variables[name] = value
+        elif name in os.environ:
+            variables[name] = os.environ[name]
+        else:
+            variables.pop(name, None)
+    return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+def _workdir(asked: str | None, config: dict[str, Any]) -> str:
+    path = asked or config.get("WorkingDir") or "/"
+    if not path.startswith("/"):
+        raise UnionfsError(f"working directory {path}", "is not an absolute path", f"-w /{path}")
+    return os.path.normpath(path)
+
+
+def _signal(word: str | None) -> int:
+    return parse_signal(word) if word else 15

@@ -1,0 +1,118 @@
+"""Storage drivers: what merges a container's layers into its root.
+
+Called by the monitor, in a mount namespace of its own, which takes the mount along when its last process ends, however
+that ends. Two drivers behind one function, so that the same container can be timed on both: `unionfs`, a daemon of
+ours that the monitor forks, and `overlay`, the kernel's overlayfs.
+
+This file is one of the doors through which a module is imported when it is wanted: a container on overlayfs starts
+without the FUSE engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from unionfs import events
+from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.linux import mountfd, mounts, namespaces
+
+DRIVERS = ("unionfs", "overlay")
+DIALECTS = {"unionfs": "aufs", "overlay": "overlay"}
+"""How each driver's layers say that a name is deleted."""
+
+
+class Place(NamedTuple):
+    """The directories of a root: layers to merge, the topmost first, and where the merged tree is to be."""
+
+    lower: Sequence[str]
+    upper: str
+    work: str
+    target: str
+    log: str
+    overlaps: bool = False
+    """A lower layer is a directory of the machine's, in which the others may lie."""
+
+
+def check_driver(name: str, options: Sequence[str]) -> None:
+    """Raises UnionfsError for a driver or an option of it that does not exist."""
+    if name not in DRIVERS:
+        hint = did_you_mean(name, DRIVERS) or f"the drivers are {' and '.join(DRIVERS)}"
+        raise UnionfsError(f"storage driver {name}", "there is none of that name", hint)
+    if name == "unionfs" and options:
+        importlib.import_module("unionfs.fuse.options").parse(",".join(options).encode())
+
+
+def mount(driver: str, place: Place, options: Sequence[str], foreign: Sequence[int] = ()) -> int:
+    """Mount the merged tree on `place.target`. Raises UnionfsError.
+
+    The pid of the daemon that serves it, a child of this process; 0 for none. `foreign` are descriptors of this process
+    that a daemon must not keep open.
+    """
+    if driver == "unionfs":
+        return _mount_unionfs(place, options, foreign)
+    _mount_overlay(place, options)
+    return 0
+
+
+def _mount_overlay(place: Place, options: Sequence[str]) -> None:
+    words = [b"lowerdir+=" + os.fsencode(layer) for layer in place.lower]
+    words += [b"upperdir=" + os.fsencode(place.upper), b"workdir=" + os.fsencode(place.work)]
+    words += [option.encode() for option in options]
+    try:
+        tree = mountfd.new_filesystem(b"overlay", words, 0, b"overlay")
+        target = os.open(place.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mountfd.attach(tree, target)
+        os.close(target)
+        os.close(tree)
+    except OSError as error:
+        if error.errno == errno.EINVAL and not options:  # before Linux 6.5: all layers in one word
+            _mount_overlay_in_one_word(place)
+        else:
+            raise _refused(error.strerror or str(error)) from error
+
+
+def _mount_overlay_in_one_word(place: Place) -> None:
+    data = f"lowerdir={':'.join(place.lower)},upperdir={place.upper},workdir={place.work}"
+    try:
+        mounts.mount(b"overlay", os.fsencode(place.target), b"overlay", 0, os.fsencode(data))
+    except OSError as error:
+        raise _refused(f"{error.strerror}, {len(place.lower)} layers") from error
+
+
+def _refused(why: str) -> UnionfsError:
+    return UnionfsError("--storage overlay", f"the kernel refuses: {why}", "the kernel's log says more: dmesg")
+
+
+def _mount_unionfs(place: Place, options: Sequence[str], foreign: Sequence[int]) -> int:
+    daemon = importlib.import_module("unionfs.fuse.daemon")
+    pid: int = daemon.daemonize(lambda ready: _serve(place, options, foreign, ready))
+    return pid
+
+
+def _serve(place: Place, options: Sequence[str], foreign: Sequence[int], ready: Callable[[], None]) -> None:
+    """In the daemon, which ends when its union is unmounted, and unmounts it when the monitor has ended."""
+    namespaces.die_with_parent(signal.SIGTERM)
+    for fd in foreign:
+        os.close(fd)
+    log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    events.log_to(events.to_descriptor(log, dated=True))
+    engine: Any = importlib.import_module("unionfs.fuse.mount")
+    request = importlib.import_module("unionfs.fuse.options").parse(",".join(options).encode())
+    engine.allow_many_descriptors()
+    union = importlib.import_module("unionfs.union.operations").Operations(
+        lower=[os.fsencode(layer) for layer in place.lower], upper=os.fsencode(place.upper),
+        work=os.fsencode(place.work), dialect=request.dialect, userxattr=request.userxattr, volatile=request.volatile,
+        copyup=request.copyup, copyup_threshold=request.copyup_threshold, copyup_complete=request.copyup_complete,
+        overlaps=place.overlaps,
+    )  # fmt: skip
+    engine.serve(
+        union, os.fsencode(place.target), engine=request.engine, source=request.source, flags=("nodev",),
+        allow_other=True, index=request.layer_index, opening=request.open, coherent=request.coherent,
+        scheduling=request.scheduling, ready=ready,
+    )  # fmt: skip
+
