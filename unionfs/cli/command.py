@@ -31,6 +31,8 @@ class Command(NamedTuple):
     usage_status: int = UsageError.exit_status
     takes_words: bool = False
     """Its words are another program's: they are given to it as `words`, and not looked at."""
+    own_help: bool = False
+    """It has an option -h of its own, and adds --help itself."""
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -75,7 +77,9 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(name: str, command: Command) -> Parser:
     description = textwrap.fill(command.description, 88)
-    parser = Parser(prog=f"unionfs {name}", description=description, epilog=command.epilog)
+    parser = Parser(
+        prog=f"unionfs {name}", description=description, epilog=command.epilog, add_help=not command.own_help
+    )
     command.arguments(parser)
     return parser
 
@@ -85,7 +89,12 @@ def run(name: str, command: Command, words: list[str]) -> int:
     if command.takes_words:
         return command.run(argparse.Namespace(words=words)) or 0
     try:
-        return command.run(make_parser(name, command).parse(words)) or 0
+        arguments = make_parser(name, command).parse(words)
+    except UnionfsError as failure:
+        failure.exit_status = command.usage_status
+        raise
+    try:
+        return command.run(arguments) or 0
     except UsageError as failure:
         failure.exit_status = command.usage_status
         raise

@@ -30,6 +30,7 @@ class Place(NamedTuple):
     summary: str = ""
 
 
+# Unions, mounted or not; then containers. A name of two words belongs to the group that the first one names.
 PLACES = {
     "mount": Place("mount", "merge directories and mount the result"),
     "umount": Place("mount", "unmount a union and wait for its daemon's end"),
@@ -45,7 +46,59 @@ PLACES = {
     "bench": Place("bench", "measure this and other union filesystems, side by side"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),
+    "run": Place("run", "create a container and run a command in it"),
+    "create": Place("run", "create a container"),
+    "start": Place("container", "start containers"),
+    "stop": Place("container", "stop containers"),
+    "restart": Place("container", "stop containers and start them again"),
+    "kill": Place("container", "send a signal to containers"),
+    "pause": Place("container", "freeze containers"),
+    "unpause": Place("container", "let paused containers go on"),
+    "wait": Place("container", "wait for the end of containers"),
+    "attach": Place("container", "attach to a running container"),
+    "exec": Place("container", "run one more command in a container"),
+    "ps": Place("ps", "list containers"),
+    "logs": Place("ps", "what a container put out"),
+    "inspect": Place("ps", "all that is known of a container, image or volume"),
+    "top": Place("container", "the processes of a container"),
+    "cp": Place("copy", "copy files between a container and here"),
+    "export": Place("copy", "a container's root as a tar"),
+    "commit": Place("copy", "make an image of a container"),
+    "rename": Place("container", "give a container another name"),
+    "rm": Place("container", "remove containers"),
+    "container ls": Place("ps", "list containers"),
+    "container prune": Place("container", "remove all containers that do not run"),
+    "build": Place("build", "make an image by a Dockerfile"),
+    "pull": Place("image", "get an image from a registry"),
+    "push": Place("image", "put an image into a registry"),
+    "load": Place("image", "load images from an archive"),
+    "save": Place("image", "save images to an archive"),
+    "import": Place("image", "make an image of an archive, a directory, or this machine"),
+    "images": Place("image", "list images"),
+    "rmi": Place("image", "remove images"),
+    "tag": Place("image", "give an image one more name"),
+    "history": Place("image", "the steps by which an image was made"),
+    "image ls": Place("image", "list images"),
+    "image inspect": Place("image", "all that is known of images"),
+    "image prune": Place("image", "remove images that nothing needs"),
+    "volume create": Place("volume", "make a volume"),
+    "volume ls": Place("volume", "list volumes"),
+    "volume inspect": Place("volume", "all that is known of volumes"),
+    "volume rm": Place("volume", "remove volumes"),
+    "volume prune": Place("volume", "remove volumes that no container has"),
 }
+
+GROUPS = {
+    "image": ("build", "pull", "push", "load", "save", "import", "tag", "history"),
+    "container": (
+        "run", "create", "start", "stop", "restart", "kill", "pause", "unpause", "wait", "attach", "exec", "logs",
+        "inspect", "top", "cp", "export", "commit", "rename", "rm", "diff", "stats",
+    ),
+    "volume": (),
+}  # fmt: skip
+"""The groups, and which of the commands of one word can also be written with the group's name before it, as docker
+has them: `image rm` is `rmi`."""
+_ALIASES = {"image rm": "rmi"}
 
 EXAMPLES = """\
 examples:
@@ -89,11 +142,32 @@ def _run(words: list[str]) -> int:
         return UsageError.exit_status
     if words[0].startswith("-"):
         overview().parse(words[:1])
+    if words[0] in GROUPS:
+        return _run_of_group(words[0], words[1:])
     name = words[0]
     if name not in PLACES:
-        known = [known for known, place in PLACES.items() if place.summary]
+        known = [known for known, place in PLACES.items() if place.summary] + list(GROUPS)
         raise UsageError(name, "there is no such command", did_you_mean(name, known) or "unionfs --help lists them")
     return run(name, load(name), words[1:])
+
+
+def _run_of_group(group: str, words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: unionfs {group} COMMAND [ARGUMENT...]\n\ncommands: {', '.join(commands_of(group))}")
+        return 0 if words else UsageError.exit_status
+    name = f"{group} {words[0]}"
+    if words[0] not in commands_of(group):
+        hint = did_you_mean(words[0], commands_of(group)) or f"unionfs {group} --help lists them"
+        raise UsageError(name, "there is no such command", hint)
+    if name not in PLACES:
+        name = _ALIASES.get(name, words[0])
+    return run(name, load(name), words[1:])
+
+
+def commands_of(group: str) -> list[str]:
+    """The second words that a group knows."""
+    own = [name.partition(" ")[2] for name in (*PLACES, *_ALIASES) if name.startswith(f"{group} ")]
+    return sorted({*own, *GROUPS[group]})
 
 
 def load(name: str) -> Command:
@@ -104,7 +178,8 @@ def load(name: str) -> Command:
 
 def overview() -> Parser:
     """The parser of `unionfs` itself: its help lists the commands."""
-    listed = {name: place.summary for name, place in PLACES.items() if place.summary}
+    listed = {name: place.summary for name, place in PLACES.items() if place.summary and " " not in name}
+    listed.update({group: ", ".join(commands_of(group)[:6]) + ", ..." for group in GROUPS})
     table = "\n".join(f"  {name:<12}{summary}" for name, summary in listed.items())
     parser = Parser(
         prog="unionfs",

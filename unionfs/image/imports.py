@@ -34,8 +34,10 @@ _DATA = ("/etc/nsswitch.conf", "/etc/protocols", "/etc/services", "/etc/os-relea
 _TERMINALS = ("xterm", "xterm-256color", "linux", "screen", "tmux-256color", "vt100", "dumb")
 _TERMINFO = ("/lib/terminfo", "/usr/share/terminfo", "/etc/terminfo")
 _LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_DIRECTORIES = {"tmp": 0o1777, "var/tmp": 0o1777, "root": 0o700, "etc": 0o755, "proc": 0o755, "sys": 0o755,
-                "dev": 0o755, "run": 0o755, "home": 0o755, "srv": 0o755, "mnt": 0o755, "usr/local/bin": 0o755}  # fmt: skip
+_DIRECTORIES = {
+    "tmp": 0o1777, "var/tmp": 0o1777, "root": 0o700, "etc": 0o755, "proc": 0o755, "sys": 0o755, "dev": 0o755,
+    "run": 0o755, "home": 0o755, "srv": 0o755, "mnt": 0o755, "usr/local/bin": 0o755,
+}  # fmt: skip
 _PASSWD = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 _GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 

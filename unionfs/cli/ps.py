@@ -1,0 +1,366 @@
+"""The commands that tell about containers: `ps`, `inspect`, `logs`, and `container stats`.
+
+Loaded by `main.py`. Columns, filters and fields are docker's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from unionfs.cli import formats
+from unionfs.cli.command import Command, UsageError
+from unionfs.container import log
+from unionfs.container.cgroup import Cgroup
+from unionfs.container.lifecycle import Container
+from unionfs.container.quantities import parse_moment
+from unionfs.container.spec import VOLUME
+from unionfs.container.state import CREATED, RUNNING, STARTING, Containers, Record
+from unionfs.container.volumes import Volumes
+from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.image.database import Database
+from unionfs.image.images import Images
+
+_COLUMNS = (
+    ("container id", "ID"), ("image", "Image"), ("command", "Command"), ("created", "RunningFor"), ("status", "Status"),
+    ("ports", "Ports"), ("names", "Names"),
+)  # fmt: skip
+_FILTERS = ("id", "name", "status", "label", "ancestor", "volume", "exited", "network")
+_CLEAR = "\x1b[H\x1b[2J"
+_COMMAND_LENGTH = 20
+
+
+def _ps_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-a", "--all", action="store_true", help="those that do not run too")
+    add("-q", "--quiet", action="store_true", help="only ids")
+    add("-n", "--last", type=int, metavar="N", help="the last N, whatever their state")
+    add("-l", "--latest", action="store_true", help="the last one")
+    add("-s", "--size", action="store_true", help="how much each one's upper layer takes")
+    add("-f", "--filter", action="append", default=[], metavar="KEY=VALUE", help=", ".join(_FILTERS))
+    add("--no-trunc", action="store_true", help="whole ids and commands")
+    add("-w", "--watch", action="store_true", help="again each second, until it is interrupted")
+    formats.add_format(parser)
+
+
+def _ps(arguments: argparse.Namespace) -> None:
+    wanted = [_filter(word) for word in arguments.filter]
+    while True:
+        if arguments.watch:
+            sys.stdout.write(_CLEAR)
+        _list(arguments, wanted)
+        if not arguments.watch:
+            return
+        sys.stdout.flush()
+        time.sleep(1)
+
+
+def _filter(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError("--filter", f"{word} is not KEY=VALUE", "as in status=exited")
+    if key not in _FILTERS:
+        raise UsageError("--filter", f"invalid filter '{key}'", did_you_mean(key, _FILTERS) or ", ".join(_FILTERS))
+    return key, value
+
+
+def _list(arguments: argparse.Namespace, wanted: Sequence[tuple[str, str]]) -> None:
+    count = 1 if arguments.latest else arguments.last
+    by_state = any(key in ("status", "exited") for key, _ in wanted)
+    rows = []
+    with Database() as database:
+        for record in Containers(database).all():
+            if not (arguments.all or count is not None or by_state or record.status in (RUNNING, STARTING)):
+                continue
+            if all(_matches(record, wanted, key) for key in dict.fromkeys(key for key, _ in wanted)):
+                rows.append(row_of(record, arguments.no_trunc, database if arguments.size else None))
+    rows = rows[:count]
+    if arguments.quiet:
+        for row in rows:
+            print(row["ID"])
+        return
+    columns = (*_COLUMNS, ("size", "Size")) if arguments.size else _COLUMNS
+    formats.show(rows, columns, arguments.format)
+
+
+def _matches(record: Record, wanted: Sequence[tuple[str, str]], key: str) -> bool:
+    """Whether one of the values that are asked for under this key is the container's."""
+    return any(_has(record, key, value) for other, value in wanted if other == key)
+
+
+def _has(record: Record, key: str, value: str) -> bool:
+    spec = record.spec
+    if key == "label":
+        name, equals, text = value.partition("=")
+        labels = dict(spec.labels)
+        return name in labels and (not equals or labels[name] == text)
+    if key == "volume":
+        return any(value in (mount.source, mount.target) for mount in spec.mounts)
+    image_id = (record.image or "").removeprefix("sha256:")[:12]
+    return {
+        "id": record.id.startswith(value),
+        "name": value.removeprefix("/") in record.name,
+        "status": state_of(record) == value,
+        "ancestor": value in (spec.image_name, f"{spec.image_name}:latest", image_id),
+        "exited": record.status == "exited" and str(record.exit_code) == value,
+        "network": spec.network == value,
+    }[key]
+
+
+def state_of(record: Record) -> str:
+    """Docker's word for its state."""
+    if record.is_running and Cgroup.of(record.id).is_frozen():
+        return "paused"
+    return {STARTING: CREATED}.get(record.status, record.status)
+
+
+def status_of(record: Record) -> str:
+    """How it is, in a few words: Up 5 minutes, Exited (0) 2 hours ago."""
+    state, now = state_of(record), time.time()
+    if record.is_running:
+        return f"Up {formats.ago(now - record.started)}{' (Paused)' if state == 'paused' else ''}"
+    if state == "exited":
+        return f"Exited ({record.exit_code}) {formats.ago(now - record.finished)} ago"
+    return state.capitalize()
+
+
+def row_of(record: Record, whole: bool, sized: Database | None = None) -> formats.Row:
+    spec = record.spec
+    command = " ".join(spec.argv)
+    if not whole and len(command) > _COMMAND_LENGTH:
+        command = command[: _COMMAND_LENGTH - 1] + "…"
+    row = {
+        "ID": record.id if whole else record.short_id,
+        "Image": spec.image_name or ":".join(spec.rootfs),
+        "Command": f'"{command}"',
+        "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(record.created)),
+        "RunningFor": f"{formats.ago(time.time() - record.created)} ago",
+        "Status": status_of(record),
+        "State": state_of(record),
+        "Ports": "",
+        "Names": record.name,
+        "Labels": ",".join(f"{name}={value}" for name, value in spec.labels),
+        "Mounts": ",".join(mount.source for mount in spec.mounts if mount.source),
+        "Networks": spec.network,
+    }
+    if sized is not None:
+        row["Size"] = formats.size(_upper_size(sized.path("containers", record.id, "upper")))
+    return row
+
+
+def _upper_size(path: str) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        total += sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for name in names)
+    return total
+
+
+# --- inspect
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a container's, an image's or a volume's name or id")
+    parser.add_argument("-f", "--format", metavar="TEMPLATE", help='a template, as in "{{.State.Pid}}"')
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    return show_documents(arguments.names, arguments.format, _document)
+
+
+def show_documents(names: Sequence[str], form: str | None, document: Any) -> int:
+    """The documents of things as a JSON list, or each by a template; those that are not there are told at the end."""
+    found, failures = [], []
+    for name in names:
+        try:
+            found.append(document(name))
+        except UnionfsError as failure:
+            failures.append(failure)
+    if form is None or form == "json":
+        print(json.dumps(found, indent=4 if form is None else None))
+    else:
+        for one in found:
+            print(formats.fill(form, one))
+    for missing in failures:
+        print(f"unionfs: {missing}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _document(name: str) -> dict[str, Any]:
+    with Database() as database:
+        try:
+            return container_document(database, Containers(database).find(name))
+        except UnionfsError as failure:
+            missing = failure
+        try:
+            return image_document(database, name)
+        except UnionfsError:
+            pass
+        try:
+            return volume_document(Volumes(database), name)
+        except UnionfsError:
+            raise UnionfsError(f"no such object: {name}", "", missing.hint) from None
+
+
+def container_document(database: Database, record: Record) -> dict[str, Any]:
+    """In docker's form, as far as we have what it tells."""
+    spec, state = record.spec, state_of(record)
+    folder = database.path("containers", record.id)
+    volumes = Volumes(database)
+    usage = record.spec.limits
+    return {
+        "Id": record.id,
+        "Created": _date(record.created),
+        "Path": spec.argv[0],
+        "Args": list(spec.argv[1:]),
+        "State": {
+            "Status": state,
+            "Running": record.is_running,
+            "Paused": state == "paused",
+            "OOMKilled": record.error.startswith("out of memory"),
+            "Pid": record.pid,
+            "ExitCode": record.exit_code,
+            "Error": record.error,
+            "StartedAt": _date(record.started),
+            "FinishedAt": _date(record.finished),
+        },
+        "Image": record.image or "",
+        "LogPath": os.path.join(folder, "log.json"),
+        "Name": f"/{record.name}",
+        "Driver": spec.storage,
+        "HostConfig": {
+            "NetworkMode": spec.network,
+            "AutoRemove": spec.remove,
+            "ReadonlyRootfs": spec.read_only,
+            "Init": spec.init,
+            "Memory": usage.memory,
+            "NanoCpus": int(usage.cpus * 1e9),
+            "PidsLimit": usage.pids or None,
+            "Ulimits": [{"Name": name, "Soft": soft, "Hard": hard} for name, soft, hard in spec.ulimits],
+            "EffectiveCapabilities": [f"CAP_{name}" for name in spec.capabilities],
+            "StorageOpt": list(spec.storage_options),
+        },
+        "GraphDriver": {
+            "Name": spec.storage,
+            "Data": {"UpperDir": os.path.join(folder, "upper"), "WorkDir": os.path.join(folder, "work"),
+                     "LowerDir": list(_lowers(database, record)), "MergedDir": f"/proc/{record.pid}/root"},
+        },
+        "Mounts": [
+            {
+                "Type": mount.kind,
+                **({"Name": mount.source} if mount.kind == VOLUME else {}),
+                "Source": volumes.path(mount.source) if mount.kind == VOLUME else mount.source,
+                "Destination": mount.target,
+                "Mode": "ro" if mount.read_only else "",
+                "RW": not mount.read_only,
+                "Propagation": mount.propagation if mount.kind == "bind" else "",
+            }
+            for mount in spec.mounts
+        ],
+        "Config": {
+            "Hostname": spec.hostname,
+            "User": spec.user,
+            "Tty": spec.tty,
+            "OpenStdin": spec.interactive,
+            "Env": list(spec.env),
+            "Cmd": list(spec.argv[spec.entrypoint_length :]),
+            "Entrypoint": list(spec.argv[: spec.entrypoint_length]) or None,
+            "Image": spec.image_name,
+            "WorkingDir": spec.workdir,
+            "Labels": dict(spec.labels),
+            "StopSignal": spec.stop_signal,
+            "StopTimeout": spec.stop_timeout,
+            "ExposedPorts": {port: {} for port in spec.ports},
+        },
+    }  # fmt: skip
+
+
+def _lowers(database: Database, record: Record) -> Sequence[str]:
+    if record.image is None:
+        return record.spec.rootfs
+    images = Images(database)
+    return images.layer_directories(images.resolve(record.image))
+
+
+def image_document(database: Database, name: str) -> dict[str, Any]:
+    images = Images(database)
+    image = images.resolve(name)
+    config = image.config
+    return {
+        "Id": image.id,
+        "RepoTags": list(image.tags),
+        "RepoDigests": [],
+        "Created": config.get("created", ""),
+        "Author": config.get("author", ""),
+        "Architecture": config.get("architecture", ""),
+        "Os": config.get("os", ""),
+        "Size": image.size,
+        "Manifest": image.manifest,
+        "Config": config.get("config") or {},
+        "GraphDriver": {"Name": "unionfs", "Data": {"Layers": list(images.layer_directories(image))}},
+        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
+    }
+
+
+def volume_document(volumes: Volumes, name: str) -> dict[str, Any]:
+    volume = volumes.find(name)
+    return {
+        "Name": volume.name,
+        "Driver": "local",
+        "Mountpoint": volume.path,
+        "CreatedAt": _date(volume.created),
+        "Labels": volume.labels,
+        "Scope": "local",
+        "Anonymous": volume.anonymous,
+        "UsedBy": list(volume.users),
+    }
+
+
+def _date(seconds: float) -> str:
+    if not seconds:
+        return "0001-01-01T00:00:00Z"
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e9):09d}Z"
+
+
+# --- logs
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-f", "--follow", action="store_true", help="go on with what it puts out, until it ends")
+    add("-n", "--tail", default="all", metavar="N", help="the last N lines")
+    add("--since", type=parse_moment, metavar="TIME", help="lines since then: a time, or a duration before now")
+    add("--until", type=parse_moment, metavar="TIME", help="lines until then")
+    add("-t", "--timestamps", action="store_true", help="each line's time before it")
+    add("name", metavar="CONTAINER", help="its name or id")
+
+
+def _logs(arguments: argparse.Namespace) -> None:
+    if arguments.tail != "all" and not arguments.tail.isdecimal():
+        raise UsageError("--tail", f"{arguments.tail} is no number of lines", '"all", or a number')
+    tail = None if arguments.tail == "all" else int(arguments.tail)
+    for line in Container(arguments.name).logs(tail, arguments.follow):
+        if arguments.since is not None and _seconds(line) < arguments.since:
+            continue
+        if arguments.until is not None and _seconds(line) > arguments.until:
+            break
+        to = sys.stdout if line.stream == "stdout" else sys.stderr
+        to.write(f"{line.time} {line.text}" if arguments.timestamps else line.text)
+        to.flush()
+
+
+def _seconds(line: log.Line) -> float:
+    return parse_moment(line.time)
+
+
+COMMANDS = {
+    "ps": Command("The containers: those that run, or all.", _ps_arguments, _ps),
+    "inspect": Command(
+        "All that is known of a container, an image or a volume, as JSON.", _inspect_arguments, _inspect
+    ),
+    "logs": Command("What a container put out on its standard output and error.", _logs_arguments, _logs),
+}
