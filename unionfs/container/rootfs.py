@@ -89,6 +89,13 @@ def build(root: str, sources: Sequence[Source], files: Sequence[Source], read_on
     return fd
 
 
+def mount_volumes(fd: int, sources: Sequence[Source]) -> None:
+    """The user's mounts alone, into the root that a descriptor names: to look into a container that does not run."""
+    tree = _Tree(fd, Explainer())
+    for source in sorted(sources, key=lambda source: source.mount.target.count("/")):
+        tree.volume(source)
+
+
 def enter(fd: int, explain: Explainer) -> None:
     """Make the tree of this descriptor the root, and let go of the old one."""
     explain.step('pivot_root(".", ".")', "the merged tree becomes /", "pivot_root(2)")

@@ -66,15 +66,19 @@ class _Header(tarfile.TarInfo):
 LIMITS = Limits()
 
 
-def unpack(stream: IO[bytes], directory: str, limits: Limits = LIMITS, is_layer: bool = True) -> Unpacked:
-    """Unpack a tar, uncompressed, into an empty directory. Raises UnionfsError for what an archive must not have.
+def unpack(
+    stream: IO[bytes], directory: str, limits: Limits = LIMITS, is_layer: bool = True,
+    owner: tuple[int, int] | None = None, mode: int | None = None,
+) -> Unpacked:  # fmt: skip
+    """Unpack a tar, uncompressed, into a directory. Raises UnionfsError for what an archive must not have.
 
-    `is_layer`: names that begin with .wh. are marks; otherwise they are names like any other.
+    `is_layer`: names that begin with .wh. are marks; otherwise they are names like any other. `owner`: to whom all of
+    it belongs then, user and group, and `mode` what rights there are; by default the archive says.
     """
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with _opened(stream) as archive:
-            unpacking = _Unpacking(root, limits, is_layer)
+            unpacking = _Unpacking(root, limits, is_layer, owner, mode)
             for entry in archive:
                 unpacking.take(archive, entry)
         unpacking.finish()
@@ -99,7 +103,10 @@ def _opened(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
 
 
 class _Unpacking:
-    def __init__(self, root: int, limits: Limits, is_layer: bool) -> None:
+    def __init__(
+        self, root: int, limits: Limits, is_layer: bool, owner: tuple[int, int] | None, mode: int | None
+    ) -> None:
+        self.owner, self.mode = owner, mode
         self.root = root
         self.limits = limits
         self.is_layer = is_layer
@@ -237,21 +244,35 @@ class _Unpacking:
 
     def _attributes(self, entry: tarfile.TarInfo, fd: int, name: str) -> None:
         """Owner before mode and capabilities, which a change of owner takes away; times last."""
-        _own(entry, name, fd)
+        self._own(entry, name, fd)
         if not entry.issym():
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=fd)
-        _set_xattrs(entry, f"/proc/self/fd/{fd}/{name}")
+            os.chmod(name, self._mode(entry), dir_fd=fd)
+        if entry.isreg():
+            with _opened_at(fd, name) as file:
+                _set_xattrs(entry, file)
         files.set_times(fd, os.fsencode(name), *_times(entry))
 
     def _directory_attributes(self, path: str, entry: tarfile.TarInfo) -> None:
         """Mode and times at the end: a directory may be closed to its owner, and changes with what is made in it."""
         fd = self._folder(path) if path else os.dup(self.root)
         try:
-            _own(entry, ".", fd)
-            _set_xattrs(entry, f"/proc/self/fd/{fd}")
+            self._own(entry, ".", fd)
+            _set_xattrs(entry, fd)
         finally:
             os.close(fd)
-        self._modes[path], self._times[path] = stat.S_IMODE(entry.mode), _times(entry)
+        self._modes[path], self._times[path] = self._mode(entry), _times(entry)
+
+    def _mode(self, entry: tarfile.TarInfo) -> int:
+        return stat.S_IMODE(entry.mode) if self.mode is None else self.mode
+
+    def _own(self, entry: tarfile.TarInfo, name: str, fd: int) -> None:
+        if os.geteuid() != 0:
+            return
+        try:
+            os.chown(name, *(self.owner or (entry.uid, entry.gid)), dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # in a user namespace: an id that is not mapped
+                raise
 
     def finish(self) -> None:
         """What could not be done while the archive went on: marks beside what they name, directories' attributes."""
@@ -285,22 +306,22 @@ def _refused(entry: tarfile.TarInfo, why: str) -> UnionfsError:
     return UnionfsError(f"the archive's entry {shown}", why, "it was not made by a tool that follows OCI's rules")
 
 
-def _own(entry: tarfile.TarInfo, name: str, fd: int) -> None:
-    if os.geteuid() == 0:
-        try:
-            os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # in a user namespace: an id that is not mapped
-                raise
+@contextmanager
+def _opened_at(fd: int, name: str) -> Iterator[int]:
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
-def _set_xattrs(entry: tarfile.TarInfo, path: str) -> None:
+def _set_xattrs(entry: tarfile.TarInfo, file: int) -> None:
     for key, value in entry.pax_headers.items():
         name = key.removeprefix(_XATTR)
         if name == key or name.startswith(OURS):
             continue
         try:
-            os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
+            os.setxattr(file, name, value.encode("utf-8", "surrogateescape"))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
                 raise
