@@ -23,17 +23,19 @@ import os
 import stat
 
 from unionfs.changes.below import NOWHERE, Below, Place
+from unionfs.changes.difference import CHANGED, difference
 from unionfs.changes.relink import Relinking
 from unionfs.changes.renamed import check, find_renamed, is_renamed, key, set_aside
 from unionfs.changes.settle import settle
 from unionfs.changes.staging import STAGING, Staging
 from unionfs.changes.transplant import copy_attributes
-from unionfs.changes.upper import HeldUpper, refuse_mounts_inside
+from unionfs.changes.upper import HeldUpper
 from unionfs.errors import UnionfsError
 from unionfs.layer.layer import Directory, Layer
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.layer.whiteout import WHITEOUT, Overlay
+from unionfs.linux import mounts
 from unionfs.union.inode import Inodes
 from unionfs.union.lookup import find
 from unionfs.union.source import Sources
@@ -46,7 +48,7 @@ def check_applicable(stack: Stack) -> None:
     """Raises UnionfsError when the upper, layer 0, cannot be applied to layer 1; reads only."""
     target = stack.layers[1]
     shown = os.fsdecode(target.path)
-    refuse_mounts_inside(target.path)
+    _refuse_mounted(stack)
     fd = os.open(target.path, _OPEN_FLAGS)
     try:
         read_only = os.fstatvfs(fd).f_flag & os.ST_RDONLY
@@ -59,6 +61,21 @@ def check_applicable(stack: Stack) -> None:
     check(below, upper, find_renamed(stack.dialect, upper))
     if isinstance(stack.dialect, Overlay):
         _refuse_foreign_marks(below, stack.dialect, upper, below.root())
+
+
+def _refuse_mounted(stack: Stack) -> None:
+    """What is mounted inside the target is no part of it: raises UnionfsError when a change lies there, or would take
+    such a mount point away."""
+    top = stack.layers[1].path.rstrip(b"/")
+    points = [mount.point for mount in mounts.table() if mount.point.startswith(top + b"/") and mount.point != b"/"]
+    changes = difference(stack, stack.layers[0]) if points else ()
+    for point in points:
+        inside = point.removeprefix(top)
+        for kind, path, _ in changes:
+            if (path + b"/").startswith(inside + b"/") or (kind != CHANGED and inside.startswith(path + b"/")):
+                where, name = os.fsdecode(point), os.fsdecode(path)
+                hint = f"umount {where}, or keep the merged tree: apply --to NEW-DIRECTORY"
+                raise UnionfsError(f"the change of {name}", f"something is mounted there, on {where}", hint)
 
 
 def _refuse_foreign_marks(below: Below, dialect: Overlay, upper: Directory, place: Place) -> None:

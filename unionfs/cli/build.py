@@ -57,8 +57,8 @@ def _tell(line: str) -> None:
 COMMANDS = {
     "build": Command(
         "Make an image by a Dockerfile: FROM, RUN, COPY, ADD (local files), ENV, WORKDIR, USER, CMD, ENTRYPOINT, "
-        "EXPOSE, VOLUME, LABEL, ARG, STOPSIGNAL. Each step is a layer or a change of the config, and is not done again while "
-        "nothing that it depends on changes.",
+        "EXPOSE, VOLUME, LABEL, ARG, STOPSIGNAL. Each step is a layer or a change of the config, and is not done again "
+        "while nothing that it depends on changes.",
         _arguments, _build,
     )
 }  # fmt: skip

@@ -18,9 +18,7 @@ from unionfs.container import enter
 from unionfs.container.lifecycle import Container
 from unionfs.container.process import Streams
 from unionfs.container.quantities import parse_duration, parse_signal
-from unionfs.container.state import Containers
 from unionfs.errors import UnionfsError
-from unionfs.image.database import Database
 
 
 def _names(parser: argparse.ArgumentParser, many: bool = True) -> None:
@@ -261,15 +259,6 @@ def _top(arguments: argparse.Namespace) -> None:
         rows.append((fields["Uid"].split("\t")[0], pid, inside, fields["PPid"], memory, shown(words) or fields["Name"]))
     right = table.RIGHT
     table.show(("uid", f"{right}pid", f"{right}inside", f"{right}ppid", f"{right}memory", "command"), rows)
-
-
-def clean() -> list[str]:
-    """Remove what killed processes left: containers half made or half removed. What went."""
-    with Database() as database:
-        gone = [record.name for record in Containers(database).abandoned()]
-    for name in gone:
-        each([name], lambda word: Container(word).remove(force=True, volumes=True))
-    return gone
 
 
 COMMANDS = {

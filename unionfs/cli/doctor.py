@@ -24,7 +24,9 @@ from typing import NamedTuple
 
 from unionfs.cli import helper, table
 from unionfs.cli.command import Command, as_root, this_command
+from unionfs.container.clean import clean
 from unionfs.fuse.mount import SUBTYPE, choose
+from unionfs.image.database import Database
 from unionfs.linux import files, fusedev, mounts
 from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
 
@@ -310,6 +312,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.install_helper or arguments.uninstall_helper:
         print(helper.install() if arguments.install_helper else helper.uninstall())
         return 0
+    if arguments.clean:
+        with Database() as database:
+            gone = clean(database)
+        print("\n".join(f"removed {what}" for what in gone) or f"there is nothing to clean in {database.root}")
+        return 0
     report = Report([check() for check in CHECKS])
     if arguments.json:
         checks = [check._asdict() for check in report.checks]
@@ -339,6 +346,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--install-helper", action="store_true", help=f"let mount(8) mount unions: install {helper.PLACE}")
     one.add_argument("--uninstall-helper", action="store_true", help="remove it again")
+    one.add_argument("--clean", action="store_true", help="remove what killed commands and containers left, no more")
 
 
 COMMANDS = {

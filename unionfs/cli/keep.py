@@ -43,6 +43,11 @@ def _apply_arguments(parser: argparse.ArgumentParser) -> None:
 def _apply(arguments: argparse.Namespace) -> None:
     target = find(arguments.place)
     to = None if arguments.to is None else os.path.realpath(os.fsencode(arguments.to))
+    if target.is_image and (to is None or to in target.layers):
+        name = arguments.place
+        why = "its lower layers are an image's, which others share"
+        hint = f"make an image of it: unionfs commit {name} NAME, or apply --to DIR"
+        raise UnionfsError(f"container {name}", why, hint)
     if to is None or _is_topmost_lower(target, to):
         needs_upper(target)
         _apply_to_lower(target, arguments.dry_run)

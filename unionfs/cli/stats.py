@@ -1,6 +1,7 @@
-"""`unionfs stats`: what the daemon of a mounted union did, and what it holds.
+"""`unionfs stats`: what the daemon of a mounted union did, and what it holds; and what containers take.
 
-Loaded by `main.py`. It asks the mount, by the virtual attribute user.unionfs.stats of its root, and changes nothing.
+Loaded by `main.py`. It asks the mount, by the virtual attribute user.unionfs.stats of its root, or the containers'
+cgroups, and changes nothing.
 """
 
 from __future__ import annotations
@@ -9,23 +10,39 @@ import argparse
 import errno
 import json
 import os
+import sys
+import time
 from typing import Any
 
-from unionfs.cli import table
-from unionfs.cli.command import Command, shown
+from unionfs.cli import formats, table
+from unionfs.cli.command import Command, UsageError, shown
 from unionfs.cli.target import find
+from unionfs.container.cgroup import Cgroup, Usage
+from unionfs.container.lifecycle import Container
+from unionfs.container.state import Record
 from unionfs.errors import UnionfsError
 
 STATS = b"user.unionfs.stats"
+_INTERVAL_SECONDS = 0.5
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", metavar="DIR", help="where a union is mounted")
-    parser.add_argument("--json", action="store_true", help="the same for programs")
+    add = parser.add_argument
+    add("places", nargs="*", metavar="DIR|CONTAINER", help="where a union is mounted; by default all containers")
+    add("--json", action="store_true", help="the same for programs")
+    add("-a", "--all", action="store_true", help="containers that do not run too")
+    add("--no-stream", action="store_true", help="containers: once, not again each second")
+    formats.add_format(parser)
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    found = _ask(arguments.place)
+    mounted = [place for place in arguments.places if "/" in place or os.path.lexists(place)]
+    if not mounted:
+        _show_containers(arguments)
+        return
+    if len(arguments.places) > 1:
+        raise UsageError("stats", "a union is asked alone", f"unionfs stats {mounted[0]}")
+    found = _ask(mounted[0])
     if arguments.json:
         print(json.dumps(found, indent=1))
     else:
@@ -63,10 +80,64 @@ def _show(found: Any) -> None:
     table.show(("request", f"{table.RIGHT}count"), requests)
 
 
+# --- containers
+
+_CONTAINER_COLUMNS = (
+    ("container id", "ID"), ("name", "Name"), (">cpu %", "CPUPerc"), (">mem usage / limit", "MemUsage"),
+    (">mem %", "MemPerc"), (">pids", "PIDs"),
+)  # fmt: skip
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+def _show_containers(arguments: argparse.Namespace) -> None:
+    """Again each second on a terminal; once elsewhere, and with --no-stream."""
+    form = "json" if arguments.json else arguments.format
+    streams = not arguments.no_stream and sys.stdout.isatty() and form is None
+    before = {record.id: (time.monotonic(), _usage(record).cpu) for record in _records(arguments)}
+    time.sleep(_INTERVAL_SECONDS)
+    while True:
+        rows = []
+        for record in _records(arguments):
+            now, usage = time.monotonic(), _usage(record)
+            then, cpu = before.get(record.id, (now - 1, usage.cpu))
+            before[record.id] = (now, usage.cpu)
+            rows.append(_row(record, usage, (usage.cpu - cpu) / 1e9 / max(now - then, 1e-9)))
+        if streams:
+            sys.stdout.write(_CLEAR)
+        formats.show(rows, _CONTAINER_COLUMNS, form)
+        if not streams:
+            return
+        sys.stdout.flush()
+        time.sleep(1)
+
+
+def _records(arguments: argparse.Namespace) -> list[Record]:
+    if arguments.places:
+        return [Container(name).record for name in arguments.places]
+    return [record for record in Container.all() if arguments.all or record.is_running]
+
+
+def _usage(record: Record) -> Usage:
+    return Cgroup.of(record.id).usage() if record.is_running else Usage()
+
+
+def _row(record: Record, usage: Usage, load: float) -> formats.Row:
+    limit = usage.memory_limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "ID": record.short_id,
+        "Name": record.name,
+        "CPUPerc": f"{load * 100:.2f}%",
+        "MemUsage": f"{table.size(usage.memory)} / {table.size(limit)}",
+        "MemPerc": f"{usage.memory / limit * 100:.2f}%",
+        "PIDs": usage.pids,
+    }
+
+
 COMMANDS = {
     "stats": Command(
         "What the daemon of a mounted union was asked and did since it started, and what it holds: requests by kind, "
-        "copy-ups, how file data goes, files that the kernel reads by itself.",
+        "copy-ups, how file data goes, files that the kernel reads by itself. Or what containers take: processors, "
+        "memory, processes.",
         _arguments,
         _stats,
         "An id is that of a file that the kernel reads and writes by itself. One that is not open keeps its id\n"

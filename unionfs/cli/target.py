@@ -14,7 +14,11 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from unionfs.cli.command import shown
+from unionfs.container import roots
+from unionfs.container.state import Containers
+from unionfs.container.storage import DIALECTS as DIALECTS_OF_DRIVERS
 from unionfs.errors import UnionfsError
+from unionfs.image.database import Database
 from unionfs.layer.stack import STACK_FILE, Stack
 from unionfs.layer.whiteout import DIALECTS, Dialect
 from unionfs.linux import mounts
@@ -36,6 +40,12 @@ class Target(NamedTuple):
     mountpoint: bytes | None
     path: bytes = b"/"
     """What was named inside the union."""
+    overlaps: bool = False
+    """A layer may lie inside another one, as a container's whose lower layer is the machine's root."""
+    container: str = ""
+    """The id, where a container was named."""
+    is_image: bool = False
+    """Its lower layers are an image's, which others share."""
 
     @property
     def layers(self) -> tuple[bytes, ...]:
@@ -43,17 +53,21 @@ class Target(NamedTuple):
 
     def open(self) -> Stack:
         """All layers, the upper too, to be read."""
-        return Stack.open(self.layers, dialect=self.dialect, userxattr=self.userxattr)
+        return Stack.open(self.layers, dialect=self.dialect, userxattr=self.userxattr, overlaps=self.overlaps)
 
     def open_lower(self) -> Stack:
-        return Stack.open(self.lower, dialect=self.dialect, userxattr=self.userxattr)
+        return Stack.open(self.lower, dialect=self.dialect, userxattr=self.userxattr, overlaps=self.overlaps)
 
     def make_dialect(self) -> Dialect:
         return DIALECTS[self.dialect](b"user." if self.userxattr else b"trusted.")
 
 
 def find(place: str) -> Target:
-    """The union mounted on the directory `place`, or that of the upper `place`. Raises UnionfsError."""
+    """The union mounted on the directory `place`, or that of the upper `place`, or a container's of that name, where
+    there is no such path. Raises UnionfsError."""
+    if "/" not in place and not os.path.lexists(place):
+        with Database() as database:
+            return _of_container(database, place)
     path = mounts.absolute(os.fsencode(place))
     target = _of_mount(path) or _of_upper(path)
     if target is None:
@@ -80,6 +94,23 @@ def needs_upper(target: Target) -> tuple[bytes, bytes]:
         point = shown(target.mountpoint or b"")
         raise UnionfsError(point, "is a read-only union: it has no upper layer, so nothing was changed")
     return target.upper, target.work
+
+
+# --- a container
+
+
+def _of_container(database: Database, name: str) -> Target:
+    try:
+        record = Containers(database).find(name)
+    except UnionfsError as error:
+        why = "there is no such path, and no container of that name"
+        raise UnionfsError(shown(name), why, error.hint) from error
+    place = roots.place_of(database, record)
+    return Target(
+        tuple(map(os.fsencode, place.lower)), os.fsencode(place.upper), os.fsencode(place.work),
+        DIALECTS_OF_DRIVERS[record.spec.storage], False, None, overlaps=place.overlaps, container=record.id,
+        is_image=record.image is not None,
+    )  # fmt: skip
 
 
 # --- a mounted union

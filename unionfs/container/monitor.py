@@ -107,7 +107,7 @@ class _Monitor:
     def _start(self, record: Record) -> None:
         spec = record.spec
         sources = roots.open_sources(self.database, spec)
-        files = roots.open_files(self._path(), spec)
+        files = [*roots.open_files(self._path(), spec), *roots.hidden_state(self.database, record)]
         self.explain.head("the monitor:")
         self.explain.step("unshare(CLONE_NEWNS)", "mounts that go when the last process goes", "mount_namespaces(7)")
         namespaces.unshare(CLONE_NEWNS)

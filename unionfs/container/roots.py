@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.rootfs import Source, open_source
-from unionfs.container.spec import VOLUME, Mount, Spec
+from unionfs.container.spec import TMPFS, VOLUME, Mount, Spec
 from unionfs.container.state import REMOVING, Containers, Record
 from unionfs.container.storage import DIALECTS, Place
 from unionfs.container.volumes import Volumes
@@ -97,6 +97,16 @@ def open_sources(database: Database, spec: Spec) -> list[Source]:
         close_sources(opened)
         raise
     return opened
+
+
+def hidden_state(database: Database, record: Record) -> list[Source]:
+    """Where a lower layer is a directory of the machine's that holds this state (--rootfs /): an empty, closed
+    directory over it, so that no container comes to another's files, or to its own by another way."""
+    for folder in record.spec.rootfs:
+        inside = os.path.relpath(os.path.realpath(database.root), folder)
+        if inside != ".." and not inside.startswith("../"):
+            return [Source(Mount(TMPFS, "", f"/{inside}", read_only=True, options=("size=0", "mode=0")), -1, True)]
+    return []
 
 
 def open_files(folder: str, spec: Spec) -> list[Source]:
