@@ -107,21 +107,43 @@ def test_a_read_only_lower_is_refused(made: Made, call: Caller) -> None:
     assert is_untouched(made)
 
 
-@pytest.mark.parametrize("role", ["lower1", "upper"])
-def test_a_mount_inside_is_refused(role: str, made: Made, call: Caller) -> None:
-    inside = made.path / role / "inside"
+def test_a_mount_inside_the_upper_is_refused(made: Made, call: Caller) -> None:
+    inside = made.path / "upper" / "inside"
     inside.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", inside], check=True)
     (inside / "precious").touch()
     try:
         assert call("apply", made.upper.path) == 1
-        assert f"{made.path / role}: something is mounted inside, on {inside}\n  umount {inside}" in call.err
-        if role == "upper":
-            assert call("discard", "-y", made.upper.path) == 1
+        assert f"{made.path}/upper: something is mounted inside, on {inside}\n  umount {inside}" in call.err
+        assert call("discard", "-y", made.upper.path) == 1
         assert (inside / "precious").exists()
     finally:
         subprocess.run(["umount", inside], check=True)
     assert (made.upper.path / "new").exists()
+
+
+@pytest.mark.parametrize("change", ["inside", "inside/file", "nothing"])
+def test_a_change_where_something_is_mounted_is_refused(change: str, made: Made, call: Caller) -> None:
+    """Mounted in the lower layer: it is no part of the layer, and in the way only where the upper changes something."""
+    inside = made.lower[0].path / "inside"
+    inside.mkdir()
+    if change == "inside":
+        (made.upper.path / ".wh.inside").touch()
+    elif change == "inside/file":
+        (made.upper.path / "inside").mkdir()
+        (made.upper.path / "inside" / "file").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", inside], check=True)
+    (inside / "precious").touch()
+    try:
+        status = call("apply", made.upper.path)
+        if change == "nothing":
+            assert status == 0
+        else:
+            assert status == 1
+            assert f"the change of /inside: something is mounted there, on {inside}\n  umount {inside}" in call.err
+        assert list(inside.iterdir()) == [inside / "precious"]
+    finally:
+        subprocess.run(["umount", inside], check=True)
 
 
 def test_an_interrupted_apply_goes_on(made: Made, call: Caller) -> None:

@@ -211,8 +211,9 @@ class Container:
         if self.is_paused:
             raise UnionfsError(f"container {record.name}", "is paused", f"unionfs unpause {record.name}")
         spec = record.spec
+        terminal = ("TERM=xterm",) if tty else ()
         run = Program.of(spec)._replace(
-            argv=tuple(argv), env=create.environment(spec.env, tuple(environment)), workdir=workdir or spec.workdir,
+            argv=tuple(argv), env=create.environment(terminal, spec.env, tuple(environment)), workdir=workdir or spec.workdir,
             user=user or spec.user, tty=tty,
         )  # fmt: skip
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -262,6 +262,9 @@ def _find(name: str, path: str) -> str:
     for candidate in candidates:
         try:
             mode = os.stat(candidate).st_mode
+        except PermissionError:
+            failure = "permission denied"
+            continue
         except OSError:
             continue
         if stat.S_ISDIR(mode):

@@ -38,6 +38,7 @@ _LINKS = (
     ("stderr", "/proc/self/fd/2"),
 )  # fmt: skip
 _TTY_GROUP = 5
+_MOST_LINKS = 40
 _PTS_OPTIONS = [b"ptmxmode=0666", b"mode=0620"]
 _SAFE = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC
 _SHM_OPTIONS = [b"mode=1777", b"size=64m"]
@@ -243,12 +244,13 @@ class _Tree:
             hint = f"the image must have a directory at {path}, or nothing"
             raise UnionfsError(f"{path} in the image", "is a symbolic link", hint) from error
 
-    def _make(self, path: str, is_directory: bool) -> int:
-        """A descriptor of a target inside the root, with the directories above it; made where it is missing."""
+    def _make(self, path: str, is_directory: bool, links: int = _MOST_LINKS) -> int:
+        """A descriptor of a target inside the root, with the directories above it; made where it is missing, and where a
+        symbolic link of the image leads to nothing."""
         with suppress(FileNotFoundError):
             return self._open(path)
         parent, _, name = path.rstrip("/").rpartition("/")
-        above = self._make(parent, True) if parent else os.dup(self.root)
+        above = self._make(parent, True, links) if parent else os.dup(self.root)
         directory = mountfd.open_in_root(above, b".", os.O_RDONLY | os.O_DIRECTORY)
         os.close(above)
         try:
@@ -256,6 +258,11 @@ class _Tree:
                 os.mkdir(name, 0o755, dir_fd=directory)
             else:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory))
+        except FileExistsError:
+            to = os.path.join(parent, os.readlink(name, dir_fd=directory))
+            if links == 0:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+            return self._make("/" + os.path.normpath(to).lstrip("/"), is_directory, links - 1)
         finally:
             os.close(directory)
         return self._open(path)
