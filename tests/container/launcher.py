@@ -1,4 +1,4 @@
-"""The launcher as a user runs it, on a state of its own with one small image, `host`, made of this machine's programs."""
+"""The launcher as a user runs it, on a state of its own with one small image, `host`, of this machine's programs."""
 
 from __future__ import annotations
 

@@ -213,8 +213,8 @@ class Container:
         spec = record.spec
         terminal = ("TERM=xterm",) if tty else ()
         run = Program.of(spec)._replace(
-            argv=tuple(argv), env=create.environment(terminal, spec.env, tuple(environment)), workdir=workdir or spec.workdir,
-            user=user or spec.user, tty=tty,
+            argv=tuple(argv), env=create.environment(terminal, spec.env, tuple(environment)),
+            workdir=workdir or spec.workdir, user=user or spec.user, tty=tty,
         )  # fmt: skip
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -245,8 +245,8 @@ class _Tree:
             raise UnionfsError(f"{path} in the image", "is a symbolic link", hint) from error
 
     def _make(self, path: str, is_directory: bool, links: int = _MOST_LINKS) -> int:
-        """A descriptor of a target inside the root, with the directories above it; made where it is missing, and where a
-        symbolic link of the image leads to nothing."""
+        """A descriptor of a target inside the root, with the directories above it; made where it is missing, and where
+        a symbolic link of the image leads to nothing."""
         with suppress(FileNotFoundError):
             return self._open(path)
         parent, _, name = path.rstrip("/").rpartition("/")
