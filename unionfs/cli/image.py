@@ -221,9 +221,12 @@ def _load_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _load(arguments: argparse.Namespace) -> None:
     with _store() as store, _input(arguments.input) as source, bar("load", _size(source)) as tell:
-        images = layout.load(store, source, (lambda count: None) if arguments.quiet else tell)
-    for image in images:
-        print(f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}")
+        loaded = layout.load(store, source, (lambda count: None) if arguments.quiet else tell)
+    for image, names in loaded:
+        for name in names:
+            print(f"Loaded image: {reference.parse(name).familiar}")
+        if not names:
+            print(f"Loaded image ID: {image.id}")
 
 
 @contextmanager

@@ -158,6 +158,8 @@ class _Unpacking:
             try:
                 os.mkdir(name, 0o755, dir_fd=fd)
                 return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            except FileExistsError:
+                raise OSError(errno.ENOENT, "lies behind a symbolic link to nothing", path) from None
             finally:
                 os.close(fd)
 
@@ -232,13 +234,14 @@ class _Unpacking:
         folder, target = self._split(entry.linkname, entry)
         if not target:
             raise _refused(entry, "is a hard link to the root")
-        source = mountfd.open_in_root(self.root, os.fsencode(folder), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.link(target, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+            source = mountfd.open_in_root(self.root, os.fsencode(folder), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.link(target, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(source)
         except FileNotFoundError:
             raise _refused(entry, f"is a hard link to {entry.linkname}, which is not in the archive") from None
-        finally:
-            os.close(source)
 
     # Attributes
 

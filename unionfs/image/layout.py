@@ -15,7 +15,7 @@ import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from unionfs.errors import UnionfsError
 from unionfs.image import manifest, reference
@@ -29,19 +29,29 @@ from unionfs.linux import mountfd
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _LARGEST_DOCUMENT = 4 << 20
 _DEEPEST_INDEX = 4
+_CHUNK = 1 << 20
 
 
-def load(store: Store, source: IO[bytes], progress: Progress = silent) -> list[Image]:
+class Loaded(NamedTuple):
+    """An image, and the names that the archive gives it."""
+
+    image: Image
+    names: Sequence[str]
+
+
+def load(store: Store, source: IO[bytes], progress: Progress = silent) -> list[Loaded]:
     """All images of an archive. Raises UnionfsError."""
     with store.blobs.aside() as path, Aside(store.database.path("tmp")) as folder:
         store.blobs.copy(source, path, progress)
         with decompressed(path) as stream:
             unpack(stream, folder, is_layer=False)
+            while stream.read(_CHUNK):
+                pass  # a compressed file's own checksum is at its end
         os.unlink(path)
         return load_directory(store, folder)
 
 
-def load_directory(store: Store, folder: str) -> list[Image]:
+def load_directory(store: Store, folder: str) -> list[Loaded]:
     """The images of a directory that an archive was unpacked to."""
     layout = _Layout(store, folder)
     try:
@@ -97,15 +107,17 @@ class _Layout:
 
     # Docker's archive
 
-    def docker(self) -> list[Image]:
+    def docker(self) -> list[Loaded]:
         try:
             entries = json.loads(self._read("manifest.json"))
             wanted = [(entry["Config"], entry.get("RepoTags") or [], entry.get("Layers") or []) for entry in entries]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if not wanted:
+                raise ValueError("it names no image")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UnionfsError("the archive's manifest.json", f"is damaged: {error}", "get it again") from error
         return [self._docker_image(*entry) for entry in wanted]
 
-    def _docker_image(self, config_name: str, tags: list[str], layers: list[str]) -> Image:
+    def _docker_image(self, config_name: str, tags: list[str], layers: list[str]) -> Loaded:
         config = self._read(config_name)
         diff_ids = manifest.diff_ids_of(manifest.decode(config, config_name))
         if len(diff_ids) != len(layers):
@@ -114,11 +126,11 @@ class _Layout:
         for name, diff_id in zip(layers, diff_ids, strict=True):
             with self._open(name) as file:
                 self.store.add_layer(file, diff_id=diff_id)
-        return self.store.add_image(config, diff_ids, tags)
+        return Loaded(self.store.add_image(config, diff_ids, tags), tags)
 
     # OCI's layout
 
-    def oci(self) -> list[Image]:
+    def oci(self) -> list[Loaded]:
         index = manifest.decode(self._read("index.json"), "the archive's index.json")
         images = []
         for descriptor in index.get("manifests") or ():
@@ -138,7 +150,7 @@ class _Layout:
             raise UnionfsError("the archive", "has an index in an index in an index...")
         return self._manifest(manifest.choose(document, "the archive"), depth + 1)
 
-    def _oci_image(self, content: bytes, name: str) -> Image:
+    def _oci_image(self, content: bytes, name: str) -> Loaded:
         document = manifest.decode(content, "the archive's manifest")
         config = self._blob(document.get("config") or {})
         diff_ids = manifest.diff_ids_of(manifest.decode(config, "the image's config"))
@@ -150,7 +162,8 @@ class _Layout:
             digest = _digest(descriptor)
             with self._open(_blob_path(digest)) as file:
                 self.store.add_layer(file, digest=digest, diff_id=diff_id)
-        return self.store.add_image(config, diff_ids, [name] if name else [], content)
+        names = [name] if name else []
+        return Loaded(self.store.add_image(config, diff_ids, names, content), names)
 
 
 def _digest(descriptor: Any) -> str:

@@ -26,7 +26,7 @@ def pull(store: Store, wanted: Reference, tls_verify: str | None = None, quiet: 
     """Get an image and give it its name. Raises UnionfsError."""
     with Aside(store.database.path("tmp")) as folder:
         _skopeo(f"docker://{wanted}", f"oci:{folder}:{_NAME}", "src", _verifies(wanted, tls_verify), quiet)
-        image = layout.load_directory(store, folder)[0]
+        image = layout.load_directory(store, folder)[0].image
     if wanted.tag:
         store.tag(image, str(wanted))
     return store.resolve(image.id)
