@@ -25,6 +25,8 @@ DOORS = {
     "unionfs/__init__.py",  # `import unionfs` loads what is asked of it
     "unionfs/cli/main.py",  # a command's module is loaded when that command is run: start time
     "unionfs/fuse/mount.py",  # an engine is loaded when it is chosen: fusepy may be absent
+    "unionfs/container/storage.py",  # a storage driver is loaded when it is chosen: start time
+    "unionfs/container/create.py",  # volumes are filled by the union library, which most starts do without
 }
 
 

@@ -6,13 +6,19 @@
     with unionfs.mount("merged", lower=["/etc"], upper="up", work="work") as mounted:    # for every program
         print(os.listdir(mounted.path))
 
+    box = unionfs.Container.create("debian:12", ["ls", "/"])    # a process with a union as its root
+    box.attach(box.start())
+
 The layout, one floor a folder, each imports from those below it only:
 
-    cli/     words in, tables out
-    fuse/    from kernel requests to union operations, and back
-    union/   many layers seen as one tree; read lookup.py first
-    layer/   one directory on disk, seen as a layer: whiteouts, work directory, stack
-    linux/   the kernel's doors, thin and typed
+    cli/         words in, tables out
+    container/   a process, a root of layers, namespaces; read lifecycle.py first
+    image/       what a container starts from, in OCI's words
+    fuse/        from kernel requests to union operations, and back
+    changes/     what an upper layer changes, kept or dropped
+    union/       many layers seen as one tree; read lookup.py first
+    layer/       one directory on disk, seen as a layer: whiteouts, work directory, stack
+    linux/       the kernel's doors, thin and typed
     errors.py, events.py     failures told to people; what happened, and who listens
 
 `import unionfs` loads next to nothing: each name below is imported when it is first asked for (PEP 562).
@@ -24,19 +30,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unionfs.container.build import build
+    from unionfs.container.changes import changes
+    from unionfs.container.commit import commit
+    from unionfs.container.lifecycle import Container
     from unionfs.errors import Faults, UnionfsError
     from unionfs.fuse.session import Mount, mount
     from unionfs.union.union import Union
 
 __version__ = "0.1.0"
 
-__all__ = ["Faults", "Mount", "Union", "UnionfsError", "mount"]
+__all__ = ["Container", "Faults", "Mount", "Union", "UnionfsError", "build", "changes", "commit", "mount"]
 
 _HOMES = {
+    "Container": "unionfs.container.lifecycle",
     "Faults": "unionfs.errors",
     "Mount": "unionfs.fuse.session",
     "Union": "unionfs.union.union",
     "UnionfsError": "unionfs.errors",
+    "build": "unionfs.container.build",
+    "changes": "unionfs.container.changes",
+    "commit": "unionfs.container.commit",
     "mount": "unionfs.fuse.session",
 }
 

@@ -20,6 +20,7 @@ from unionfs.changes.explain import Finding
 from unionfs.cli import table
 from unionfs.cli.command import Command, shown
 from unionfs.cli.target import Target, find, find_path, needs_upper
+from unionfs.container.changes import changes
 from unionfs.container.lifecycle import Container
 from unionfs.layer.layer import Layer
 
@@ -75,7 +76,7 @@ def _diff(arguments: argparse.Namespace) -> None:
     target = find(arguments.place)
     needs_upper(target)
     if target.container:
-        show_changes(Container(target.container).changes(), arguments.json)
+        show_changes(changes(Container(target.container)), arguments.json)
         return
     with closing(target.open()) as stack:
         show_changes(difference(stack, stack.layers[0]), arguments.json)

@@ -4,17 +4,20 @@ Called by `lifecycle.py`. The rules are docker's: the command is the entrypoint 
 drops the image's arguments; the user's environment comes after the image's; volumes of other containers first, then
 the user's own, then the image's. Nothing is half made: until the row says "created" the container does not exist for
 anybody, and what a killed process leaves is found by its row.
+
+This file is one of the doors through which a module is imported when it is wanted: volumes are filled by the union
+library, which a container without any starts without.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from unionfs.container import names, roots
 from unionfs.container.mountspecs import combine
-from unionfs.container.populate import populate
 from unionfs.container.privileges import chosen
 from unionfs.container.quantities import parse_signal
 from unionfs.container.spec import VOLUME, Limits, Mount, Spec
@@ -123,10 +126,17 @@ def _enter(database: Database, container: str, request: Request, image: Image | 
 
 def _populate(database: Database, record: Record, inherited: set[str]) -> None:
     """What the image has at a volume's target, into volumes that are empty."""
+    wanted = [
+        mount
+        for mount in record.spec.mounts
+        if mount.kind == VOLUME and mount.copies and mount.target not in inherited
+    ]
+    if not wanted:
+        return
+    populate = importlib.import_module("unionfs.container.populate").populate
     lowers = roots.lower_layers(database, record)
-    for mount in record.spec.mounts:
-        if mount.kind == VOLUME and mount.copies and mount.target not in inherited:
-            populate(lowers, DIALECTS[record.spec.storage], mount.target, Volumes(database).path(mount.source))
+    for mount in wanted:
+        populate(lowers, DIALECTS[record.spec.storage], mount.target, Volumes(database).path(mount.source))
 
 
 def spec_of(request: Request, config: dict[str, Any], container: str) -> Spec:

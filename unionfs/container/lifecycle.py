@@ -4,7 +4,7 @@ every command stands on; it reads like a table of contents.
     box = unionfs.Container.create("debian:12", ["sh", "-c", "echo hello > /greeting"])
     box.start()
     box.wait()                     # 0
-    box.changes()                  # [Change(kind="A", path=b"/greeting", ...)]
+    unionfs.changes(box)           # [Change(kind="A", path=b"/greeting", ...)]
     box.remove()
 
     create.py     what was asked for, and what the image says, become a Spec; a row in the state, directories, volumes
@@ -26,19 +26,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from unionfs.changes.difference import Change, difference
 from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots
 from unionfs.container.cgroup import Cgroup, Usage
 from unionfs.container.create import Request
 from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
 from unionfs.container.process import Program, StartError, Streams
-from unionfs.container.spec import Spec
 from unionfs.container.state import RUNNING, STARTING, Containers, Record
-from unionfs.container.storage import DIALECTS
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database, default_root
-from unionfs.layer.stack import Stack
 from unionfs.linux import namespaces, sockets
 
 _NULL = Streams()
@@ -100,19 +96,6 @@ class Container:
     def processes(self) -> list[int]:
         """The pids, as this machine sees them, of all that runs in it."""
         return Cgroup.of(self.id).processes()
-
-    def changes(self) -> list[Change]:
-        """What it changes of its image, as `docker diff`; mount points that its volumes needed are left out."""
-        record = self.record
-        with self._database() as database:
-            place = roots.place_of(database, record)
-        layers = [os.fsencode(path) for path in (place.upper, *place.lower)]
-        stack = Stack.open(layers, dialect=DIALECTS[record.spec.storage], overlaps=place.overlaps)
-        try:
-            found = difference(stack, stack.layers[0])
-        finally:
-            stack.close()
-        return _without_targets(found, record.spec, place.upper)
 
     # Starting
 
@@ -286,21 +269,3 @@ def _wait_for(pid: int, start: int, seconds: float | None) -> bool:
         os.close(descriptor)
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)  # a child of this process is reaped
-
-
-def _without_targets(changes: list[Change], spec: Spec, upper: str) -> list[Change]:
-    """Mount points are made in the upper layer where the image lacks them: those are no change of the container's."""
-    made = set()
-    for mount in spec.mounts:
-        path = mount.target
-        while path != "/":
-            made.add(os.fsencode(path))
-            path = os.path.dirname(path)
-    needed = {change.path for change in changes if change.path not in made}
-    kept = [
-        change
-        for change in changes
-        if change.path not in made or any(path.startswith(change.path + b"/") for path in needed)
-    ]
-    return kept
-
