@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from unionfs.cli.command import Command, UsageError
+from unionfs.cli.run import rooted
 from unionfs.container.build import Settings, build
 from unionfs.image import reference
 
@@ -59,6 +60,6 @@ COMMANDS = {
         "Make an image by a Dockerfile: FROM, RUN, COPY, ADD (local files), ENV, WORKDIR, USER, CMD, ENTRYPOINT, "
         "EXPOSE, VOLUME, LABEL, ARG, STOPSIGNAL. Each step is a layer or a change of the config, and is not done again "
         "while nothing that it depends on changes.",
-        _arguments, _build,
+        _arguments, rooted(_build),
     )
 }  # fmt: skip

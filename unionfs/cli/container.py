@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from unionfs.cli import formats, table
 from unionfs.cli.command import Command, UsageError, shown
-from unionfs.cli.run import attached, launcher_status, needs_terminal
+from unionfs.cli.run import attached, launcher_status, needs_terminal, rooted
 from unionfs.container import enter
 from unionfs.container.lifecycle import Container
 from unionfs.container.process import Streams
@@ -262,12 +262,12 @@ def _top(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "start": Command("Start containers that were created, or that have ended.", _start_arguments, _start),
+    "start": Command("Start containers that were created, or that have ended.", _start_arguments, rooted(_start)),
     "stop": Command(
         "Stop containers: their stop signal, TERM unless they say otherwise; after ten seconds KILL.",
         _stop_arguments, _stop,
     ),
-    "restart": Command("Stop containers and start them again.", _stop_arguments, _restart),
+    "restart": Command("Stop containers and start them again.", _stop_arguments, rooted(_restart)),
     "kill": Command("Send a signal to the first process of containers.", _kill_arguments, _kill),
     "pause": Command("Freeze all processes of containers (cgroups(7)).", _names, _pause),
     "unpause": Command("Let the processes of paused containers go on.", _names, _unpause),
@@ -281,10 +281,10 @@ COMMANDS = {
         _exec_arguments, _exec,
         "Exit status: that of the command; 126 it cannot be invoked, 127 there is none.",
     ),
-    "rm": Command("Remove containers, with what they changed.", _rm_arguments, _rm),
+    "rm": Command("Remove containers, with what they changed.", _rm_arguments, rooted(_rm)),
     "rename": Command("Give a container another name.", _rename_arguments, _rename),
     "top": Command(
         "The processes of a container: their numbers here and inside.", lambda parser: _names(parser, many=False), _top
     ),
-    "container prune": Command("Remove all containers that do not run.", _prune_arguments, _prune),
+    "container prune": Command("Remove all containers that do not run.", _prune_arguments, rooted(_prune)),
 }  # fmt: skip

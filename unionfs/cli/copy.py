@@ -10,6 +10,7 @@ import sys
 
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.image import output
+from unionfs.cli.run import rooted
 from unionfs.container import commit, roots, transfer
 from unionfs.container.lifecycle import Container
 from unionfs.container.merged import Packer, opened
@@ -106,13 +107,14 @@ COMMANDS = {
     "cp": Command(
         "Copy files between a container, running or not, and this machine. A directory goes into a directory that is "
         "there; with /. at its end, what is in it does.",
-        _cp_arguments, _cp,
+        _cp_arguments, rooted(_cp),
     ),
     "export": Command(
         "A container's root, without its volumes, as a tar: unionfs import makes an image of it.",
-        _export_arguments, _export,
+        _export_arguments, rooted(_export),
     ),
     "commit": Command(
-        "Make an image of a container: its image's layers, and what it changed as one more.", _commit_arguments, _commit
+        "Make an image of a container: its image's layers, and what it changed as one more.",
+        _commit_arguments, rooted(_commit),
     ),
 }  # fmt: skip

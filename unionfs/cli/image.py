@@ -18,6 +18,7 @@ from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
 from unionfs.cli.progress import bar
 from unionfs.cli.ps import image_document, show_documents
+from unionfs.cli.run import rooted
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image import imports, layout, reference, transfer
 from unionfs.image.changes import apply_changes
@@ -348,10 +349,10 @@ COMMANDS = {
     "image inspect": Command("All that is known of images, as JSON.", _inspect_arguments, _inspect),
     "history": Command("The steps by which an image was made, the newest first.", _history_arguments, _history),
     "tag": Command("Give an image one more name.", _tag_arguments, _tag),
-    "rmi": Command("Remove images: by name that name, and with its last name the image.", _rm_arguments, _rm),
-    "image prune": Command("Remove images that nothing needs.", _prune_arguments, _prune),
+    "rmi": Command("Remove images: by name that name, and with its last name the image.", _rm_arguments, rooted(_rm)),
+    "image prune": Command("Remove images that nothing needs.", _prune_arguments, rooted(_prune)),
     "load": Command(
-        "Load images from an archive: docker's or OCI's, in any usual compression.", _load_arguments, _load
+        "Load images from an archive: docker's or OCI's, in any usual compression.", _load_arguments, rooted(_load)
     ),
     "save": Command(
         "Save images to an archive that docker, podman and others load: an OCI layout with docker's manifest.json.",
@@ -360,8 +361,8 @@ COMMANDS = {
     "import": Command(
         "Make an image of one layer: of an archive of a root filesystem, of a directory, or of this machine's own "
         "shell and tools (host), which needs no network.",
-        _import_arguments, _import,
+        _import_arguments, rooted(_import),
     ),
-    "pull": Command("Get an image from a registry. Needs the program skopeo.", _pull_arguments, _pull),
+    "pull": Command("Get an image from a registry. Needs the program skopeo.", _pull_arguments, rooted(_pull)),
     "push": Command("Put an image into a registry. Needs the program skopeo.", _pull_arguments, _push),
 }  # fmt: skip

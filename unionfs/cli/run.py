@@ -15,6 +15,7 @@ from typing import Any
 
 from unionfs import events
 from unionfs.cli.command import Command, UsageError
+from unionfs.container import rootless
 from unionfs.container.attach import Detached
 from unionfs.container.create import Request
 from unionfs.container.lifecycle import Container
@@ -155,6 +156,16 @@ def _security(words: list[str]) -> dict[str, Any]:
     return settings
 
 
+def rooted(act: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
+    """A command's function, carried out as root of a user namespace where the user is not root."""
+
+    def run(arguments: argparse.Namespace) -> int | None:
+        rootless.enter()
+        return act(arguments)
+
+    return run
+
+
 # --- create, run
 
 
@@ -216,7 +227,7 @@ COMMANDS = {
         "Create a container and run a command in it. Its root is the image's layers, read-only and shared, with a "
         "layer of its own on top that takes all changes.",
         _run_arguments,
-        _run,
+        rooted(_run),
         "ctrl-p ctrl-q leaves a container with a terminal to itself. Exit status: that of the command, 128 + the\n"
         "signal's number where one ended it; 125 the launcher failed, 126 the command cannot be invoked, 127 there is\n"
         "none.",
@@ -226,7 +237,7 @@ COMMANDS = {
     "create": Command(
         "Create a container, with its volumes, and do not start it: unionfs start does. Prints its id.",
         _create_arguments,
-        _create,
+        rooted(_create),
         own_help=True,
     ),
 }

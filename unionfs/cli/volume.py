@@ -12,6 +12,7 @@ from unionfs.cli import formats
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, disk_usage, each
 from unionfs.cli.ps import show_documents, volume_document
+from unionfs.cli.run import rooted
 from unionfs.container.volumes import Volume, Volumes
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image.database import Database
@@ -131,6 +132,6 @@ COMMANDS = {
     ),
     "volume ls": Command("The volumes.", _ls_arguments, _ls),
     "volume inspect": Command("All that is known of volumes, as JSON.", _inspect_arguments, _inspect),
-    "volume rm": Command("Remove volumes, with all that is in them.", _rm_arguments, _rm),
-    "volume prune": Command("Remove volumes that no container has, running or not.", _prune_arguments, _prune),
+    "volume rm": Command("Remove volumes, with all that is in them.", _rm_arguments, rooted(_rm)),
+    "volume prune": Command("Remove volumes that no container has, running or not.", _prune_arguments, rooted(_prune)),
 }

@@ -29,6 +29,7 @@ from unionfs.linux.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
 from unionfs.linux.sockets import Socket
@@ -99,7 +100,8 @@ def _helper(
         cgroup = Cgroup.of(record.id)
         explain.step(f"setns(pidfd, {namespaces.names_of(_NAMESPACES)})", "joins the container", "setns(2)")
         with cgroup.joining() as join:
-            namespaces.setns(target, _NAMESPACES)
+            own, its = (os.readlink(f"/proc/{pid}/ns/user") for pid in ("self", record.pid))
+            namespaces.setns(target, _NAMESPACES | (0 if own == its else CLONE_NEWUSER))
             child = os.fork()
             if child == 0:
                 join()

@@ -146,6 +146,10 @@ class Container:
                 signals.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
             pass  # it has just ended
+        except PermissionError:  # it runs as another user of a user namespace: its monitor may
+            connection = Frames(sockets.connect(self.directory, monitor.SOCKET))
+            connection.put(frames.SIGNAL, frames.NUMBER.pack(number))
+            connection.close()
         finally:
             os.close(descriptor)
         if number == signals.SIGKILL:

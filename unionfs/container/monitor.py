@@ -75,6 +75,7 @@ class _Monitor:
         self.starter = starter
         self.explain = explain
         self.clients: list[Frames] = []
+        self.cgroup = Cgroup.of(container)
         self.daemon = self.daemon_pid = -1
         self.master = self.input = -1
         self.outputs: dict[int, str] = {}
@@ -90,8 +91,8 @@ class _Monitor:
         except UnionfsError as failure:
             self._tell_failure(failure)
             return 1
-        self.cgroup = Cgroup.create(self.id, record.spec.limits)
         try:
+            self.cgroup = Cgroup.create(self.id, record.spec.limits)
             self._start(record)
         except BaseException as failure:
             self._undo()

@@ -6,6 +6,7 @@ capabilities(7), passwd(5), group(5).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -54,13 +55,30 @@ def become(user: User, names: Sequence[str], no_new_privs: bool) -> None:
     """
     numbers = [capabilities.NAMES.index(name) for name in names]
     capabilities.limit_bounding_set(numbers)
-    os.setgroups(user.groups)
-    os.setresgid(user.gid, user.gid, user.gid)
-    os.setresuid(user.uid, user.uid, user.uid)
+    _set_groups(user)
+    try:
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        why = "is not mapped in this user namespace, which has one user"
+        hint = "install newuidmap (package uidmap), with ranges of this user's own in /etc/subuid and /etc/subgid"
+        raise UnionfsError(f"user {user.uid}:{user.gid}", why, hint) from error
     if user.uid == 0:
         capabilities.set_all(numbers)
     if no_new_privs:
         capabilities.set_no_new_privs()
+
+
+def _set_groups(user: User) -> None:
+    """In a user namespace with one user there is one group, and setgroups(2) is off."""
+    try:
+        os.setgroups(user.groups)
+    except OSError:
+        with open("/proc/self/setgroups", encoding="ascii") as file:
+            if file.read().strip() != "deny":
+                raise
 
 
 def user_of(word: str, passwd: bytes, group: bytes) -> User:

@@ -19,8 +19,10 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
+from unionfs import events
 from unionfs.container import init, rootfs, ulimits
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
@@ -116,13 +118,15 @@ def start(spec: Spec, root: Root, streams: Streams, terminal_to: Socket, cgroup:
 
 
 def _fork_into_new_pid_namespace() -> int:
-    """Only this child is to be born there: the namespace of later children is put back."""
+    """Only this child is to be born there: the namespace of later children is put back. In a user namespace that is not
+    allowed, where the machine's own pid namespace is another's; the monitor forks nothing more."""
     before = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         namespaces.unshare(CLONE_NEWPID)
         pid = os.fork()
         if pid:
-            namespaces.setns(before, CLONE_NEWPID)
+            with suppress(PermissionError):
+                namespaces.setns(before, CLONE_NEWPID)
         return pid
     finally:
         os.close(before)
@@ -159,6 +163,8 @@ def _first_process(
             init.fork_and_stay(spec.tty)
         _become_and_exec(run, streams, explain)
     except BaseException as failure:
+        if not isinstance(failure, UnionfsError):
+            events.exception("the first process failed")
         tell_failure(told, failure)
     os._exit(FAILED)
 
