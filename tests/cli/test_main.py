@@ -13,7 +13,7 @@ import unionfs as package
 from tests.cli.running import COMMAND, ROOT, run, unionfs
 from unionfs.cli import main as main_module
 from unionfs.cli.command import Command, UsageError, shown, told
-from unionfs.cli.main import PLACES, main
+from unionfs.cli.main import GROUPS, PLACES, commands_of, main
 from unionfs.errors import Faults, UnionfsError
 
 COMMANDS = [name for name, place in PLACES.items() if place.summary]
@@ -27,8 +27,19 @@ def test_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = unionfs("--help")
     assert (result.status, result.err) == (0, "")
-    assert all(f"\n  {name}" in result.out for name in COMMANDS)
+    assert all(f"\n  {name}" in result.out for name in COMMANDS if " " not in name)
+    assert all(f"\n  {group}" in result.out for group in GROUPS)
     assert "mount.fuse" not in result.out
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_names_its_commands(group: str) -> None:
+    result = unionfs(group, "--help")
+    assert (result.status, result.err) == (0, "")
+    assert all(name in result.out for name in commands_of(group))
+    assert unionfs(group).status == 2
+    wrong = unionfs(group, "inspcet")
+    assert wrong.status == 2 and 'did you mean "inspect"?' in wrong.err
 
 
 def test_without_a_command_the_help_is_an_error() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.running import ROOT, need, run
 from unionfs.cli.command import Parser, UsageError, make_parser
-from unionfs.cli.main import INTERRUPTED, PLACES, READER_GONE, load
+from unionfs.cli.main import CONTAINERS, INTERRUPTED, READER_GONE, UNIONS, load
+from unionfs.cli.manual import page
 from unionfs.errors import UnionfsError
 from unionfs.fuse.options import ENGINES, OTHERS_PREFIXES, OTHERS_WORDS, SWITCHES, VALUES, known
 from unionfs.layer.whiteout import DIALECTS
@@ -20,8 +21,9 @@ from unionfs.union.copyup import COPYUP
 
 MANUAL = ROOT / "docs" / "man" / "unionfs.1"
 HELPER = ROOT / "docs" / "man" / "mount.fuse.unionfs.8"
-PAGES = (MANUAL, HELPER)
-COMMANDS = [name for name, place in PLACES.items() if place.summary]
+LAUNCHER = ROOT / "docs" / "man" / "unionfs-containers.1"
+PAGES = (MANUAL, HELPER, LAUNCHER)
+COMMANDS = [name for name, place in UNIONS.items() if place.summary]
 EXIT_STATUS = {0, UnionfsError.exit_status, UsageError.exit_status, INTERRUPTED, READER_GONE}
 EVERYWHERE = {"-h", "--help"}
 
@@ -68,6 +70,14 @@ def test_man_has_no_complaint(page: Path) -> None:
 def test_every_command_and_no_other() -> None:
     assert commands_in(section(MANUAL, "SYNOPSIS")) == set(COMMANDS)
     assert re.findall(r"^\.Ss (\S+)$", section(MANUAL, "COMMANDS"), re.MULTILINE) == COMMANDS
+
+
+def test_the_launchers_page_is_what_its_parsers_make() -> None:
+    """unionfs manual > docs/man/unionfs-containers.1"""
+    text = LAUNCHER.read_text()
+    assert text == page()
+    names = [name for name, place in CONTAINERS.items() if place.summary]
+    assert re.findall(r"^\.Ss (.+)$", text, re.MULTILINE) == [*names, "Groups"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -104,7 +104,7 @@ def test_what_tells_of_the_machine_is_hidden(shared: Launcher, path: str) -> Non
         "hostname mine",
         "sysctl -w kernel.panic=1",
         "ip link add dummy0 type dummy",
-        "chroot /proc/1/root/.. test -e /nosuch",
+        "chroot /proc/1/cwd/.. test -e /nosuch",
         "date -s 2001-01-01",
         "dmesg",
     ],

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from unionfs.cli.command import Command, Parser, make_parser
-from unionfs.cli.main import PLACES, load
+from unionfs.cli.main import GROUPS, PLACES, commands_of, load
 from unionfs.fuse.options import OTHERS_WORDS, VALUES, known
 
 SHELLS = ("bash", "zsh", "fish")
@@ -20,9 +20,21 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _completion(arguments: argparse.Namespace) -> None:
-    parsers = {name: make_parser(name, load(name)) for name, place in PLACES.items() if place.summary}
+    single = [name for name, place in PLACES.items() if place.summary and " " not in name]
+    parsers = {name: make_parser(name, load(name)) for name in single} | {group: _group(group) for group in GROUPS}
     script = {"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments.shell]
     sys.stdout.write(script(parsers))
+
+
+def _summary_of(name: str) -> str:
+    return PLACES[name].summary if name in PLACES else f"commands about a{'n' * (name[0] in 'aeiou')} {name}"
+
+
+def _group(group: str) -> Parser:
+    """A group as a command whose argument is one of its commands."""
+    parser = Parser(prog=f"unionfs {group}")
+    parser.add_argument("command", choices=commands_of(group), help="what to do")
+    return parser
 
 
 def _mount_words() -> list[str]:
@@ -109,7 +121,7 @@ complete -F _unionfs unionfs
 
 
 def _zsh(parsers: dict[str, Parser]) -> str:
-    overview = "\n".join(f"        {_quoted(f'{name}:{PLACES[name].summary}')}" for name in parsers)
+    overview = "\n".join(f"        {_quoted(f'{name}:{_summary_of(name)}')}" for name in parsers)
     cases = "\n".join(f"    {name}) _arguments -s {_zsh_arguments(parser)} ;;" for name, parser in parsers.items())
     return f"""\
 #compdef unionfs
@@ -159,8 +171,8 @@ def _zsh_arguments(parser: Parser) -> str:
     specs = []
     for action in parser.visible_actions():
         values = f"({' '.join(_choices(action))})" if action.choices else "_files"
-        if not action.option_strings:
-            specs.append(f"*:{action.metavar or action.dest}:{values}")
+        if not action.option_strings and not any(spec.startswith("*") for spec in specs):
+            specs.append(f"*:{str(action.metavar or action.dest).replace(':', ' ')}:{values}")
         for word in action.option_strings:
             equals = "=" if word.startswith("--") and action.nargs != 0 else ""
             spec = f"{word}{equals}[{_summary(action).replace('[', '(').replace(']', ')')}]"
@@ -182,7 +194,7 @@ def _fish(parsers: dict[str, Parser]) -> str:
     lines += ["complete -c unionfs -n __fish_use_subcommand -f -l version -d 'show the version'"]
     for name, parser in parsers.items():
         lines.append(
-            f"complete -c unionfs -n __fish_use_subcommand -f -a {name} -d {_fish_quoted(PLACES[name].summary)}"
+            f"complete -c unionfs -n __fish_use_subcommand -f -a {name} -d {_fish_quoted(_summary_of(name))}"
         )
         for action in parser.visible_actions():
             lines += _fish_lines(f"complete -c unionfs -n '__fish_seen_subcommand_from {name}'", action)

@@ -30,8 +30,7 @@ class Place(NamedTuple):
     summary: str = ""
 
 
-# Unions, mounted or not; then containers. A name of two words belongs to the group that the first one names.
-PLACES = {
+UNIONS = {
     "mount": Place("mount", "merge directories and mount the result"),
     "umount": Place("mount", "unmount a union and wait for its daemon's end"),
     "layers": Place("inspect", "the stack, and what each layer adds, changes, deletes"),
@@ -46,6 +45,8 @@ PLACES = {
     "bench": Place("bench", "measure this and other union filesystems, side by side"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),
+}
+CONTAINERS = {
     "run": Place("run", "create a container and run a command in it"),
     "create": Place("run", "create a container"),
     "start": Place("container", "start containers"),
@@ -86,7 +87,10 @@ PLACES = {
     "volume inspect": Place("volume", "all that is known of volumes"),
     "volume rm": Place("volume", "remove volumes"),
     "volume prune": Place("volume", "remove volumes that no container has"),
+    "manual": Place("manual"),
 }
+"""The launcher's. A name of two words belongs to the group that the first one names."""
+PLACES = UNIONS | CONTAINERS
 
 GROUPS = {
     "image": ("build", "pull", "push", "load", "save", "import", "tag", "history"),
@@ -107,7 +111,11 @@ examples:
   unionfs diff merged
   unionfs umount merged
 
-"unionfs COMMAND --help" says more of each. The manual: man unionfs
+  unionfs import host tools
+  unionfs run -it --rm tools
+
+"unionfs COMMAND --help" says more of each. The manual: man unionfs,
+man unionfs-containers
 """
 
 
@@ -176,16 +184,22 @@ def load(name: str) -> Command:
     return commands[name]
 
 
+def _listed(places: dict[str, Place]) -> dict[str, str]:
+    return {name: place.summary for name, place in places.items() if place.summary and " " not in name}
+
+
 def overview() -> Parser:
     """The parser of `unionfs` itself: its help lists the commands."""
-    listed = {name: place.summary for name, place in PLACES.items() if place.summary and " " not in name}
-    listed.update({group: ", ".join(commands_of(group)[:6]) + ", ..." for group in GROUPS})
-    table = "\n".join(f"  {name:<12}{summary}" for name, summary in listed.items())
+    groups = {group: ", ".join(commands_of(group)[:6]) + ", ..." for group in GROUPS}
+    tables = [
+        "\n".join(f"  {name:<12}{summary}" for name, summary in listed.items())
+        for listed in (_listed(UNIONS), _listed(CONTAINERS) | groups)
+    ]
     parser = Parser(
         prog="unionfs",
         usage="unionfs COMMAND [ARGUMENT...]",
         description="A union filesystem: several directories seen as one, writable through the topmost.\n\n"
-        f"commands:\n{table}",
+        f"unions:\n{tables[0]}\n\ncontainers, each with a union as its root:\n{tables[1]}",
         epilog=EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"unionfs {__version__}", help="show the version")

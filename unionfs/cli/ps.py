@@ -357,8 +357,10 @@ def _seconds(line: log.Line) -> float:
     return parse_moment(line.time)
 
 
+_PS = Command("The containers: those that run, or all.", _ps_arguments, _ps)
 COMMANDS = {
-    "ps": Command("The containers: those that run, or all.", _ps_arguments, _ps),
+    "ps": _PS,
+    "container ls": _PS,
     "inspect": Command(
         "All that is known of a container, an image or a volume, as JSON.", _inspect_arguments, _inspect
     ),
