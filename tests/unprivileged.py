@@ -22,6 +22,7 @@ from unionfs.linux import fusedev
 ROOT = Path(__file__).resolve().parents[1]
 UID = 65534
 WAYS = ("user namespace", "fusermount3")
+"""A third one, "plain", leaves it to the program itself."""
 _USER = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "sh", "-c", 'exec "$@"', "sh"]
 _NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
@@ -48,7 +49,8 @@ def user(way: str) -> Iterator[Runner]:
         pytest.skip("needs root, to become another user")
     if way == "fusermount3" and fusedev.find_helper() is None:
         pytest.skip("needs fusermount3 (package fuse3)")
-    if way == "user namespace" and subprocess.run([*_USER, *_NAMESPACE, "true"], capture_output=True).returncode:
+    needs_namespace = way in ("user namespace", "plain")
+    if needs_namespace and subprocess.run([*_USER, *_NAMESPACE, "true"], capture_output=True).returncode:
         pytest.skip("needs a kernel that gives ordinary users namespaces")
     folder = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
     try:
@@ -57,9 +59,10 @@ def user(way: str) -> Iterator[Runner]:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / package, folder / "code" / package, ignore=ignored)
         os.chown(folder, UID, UID)
-        node = f'mknod -m 666 {folder}/fuse c 10 229 && mount --bind {folder}/fuse /dev/fuse && exec "$@"'
+        made = f"test -e {folder}/fuse || mknod -m 666 {folder}/fuse c 10 229"
+        node = f'{made}; mount --bind {folder}/fuse /dev/fuse && exec "$@"'
         python = _interpreter(folder / "code")
-        become = [*_USER, *(_NAMESPACE if way == "user namespace" else []), python]
+        become = [*_USER, *(_NAMESPACE if way == "user namespace" else []), python]  # "plain": the program sees to it
         yield Runner(folder, ["unshare", "--mount", "sh", "-c", node, "sh", *become])
     finally:
         shutil.rmtree(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,14 @@ def launcher(seed: Path, tmp_path: Path) -> Iterator[Launcher]:
     launcher = Launcher(root)
     yield launcher
     launcher.close()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory with a short name: podman wants its own below 50 characters."""
+    path = Path(tempfile.mkdtemp(prefix="pod-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -154,18 +154,24 @@ def combine(
             raise UnionfsError(f"Duplicate mount point: {mount.target}", "", "give each target once")
         seen.add(mount.target)
         mounts[mount.target] = mount
-    for target in image_volumes:
-        mounts.setdefault(os.path.normpath("/" + target), Mount(VOLUME, "", os.path.normpath("/" + target)))
+    for path in image_volumes:
+        target = _normal(path)
+        mounts.setdefault(target, Mount(VOLUME, "", target))
     return tuple(sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target)))
 
 
 def _target(path: str, word: str) -> str:
     if not path.startswith("/"):
         raise UnionfsError(f"invalid volume specification: '{word}'", f"mount path must be absolute: {path}")
-    normal = "/" + os.path.normpath(path).lstrip("/")
+    normal = _normal(path)
     if normal == "/":
         raise UnionfsError(f"invalid volume specification: '{word}'", "destination can't be '/'")
     return normal
+
+
+def _normal(path: str) -> str:
+    """Absolute, with one slash at its beginning: POSIX lets normpath(3) keep two."""
+    return "/" + os.path.normpath(path).lstrip("/")
 
 
 def _invalid(word: str) -> UnionfsError:

@@ -76,8 +76,8 @@ def _set_groups(user: User) -> None:
     try:
         os.setgroups(user.groups)
     except OSError:
-        with open("/proc/self/setgroups", encoding="ascii") as file:
-            if file.read().strip() != "deny":
+        with open("/proc/self/setgroups", "rb") as file:  # bytes: no codec can be loaded in the container's root
+            if file.read().strip() != b"deny":
                 raise
 
 
@@ -88,7 +88,8 @@ def user_of(word: str, passwd: bytes, group: bytes) -> User:
     """
     name, _, group_name = word.partition(":")
     entries = _entries(passwd, 7)
-    entry = _find(entries, name or "0", 2)
+    name = name or "0"
+    entry = _find(entries, name, 2)
     if entry is None and not name.isdecimal():
         raise UnionfsError(f"unable to find user {name}", "no matching entries in passwd file")
     uid = _number(entry[2] if entry else name, "uid")
