@@ -99,7 +99,8 @@ def test_truncated_anywhere(store: Store) -> None:
 @pytest.mark.parametrize("cut", [10, 200, 2000])
 def test_truncated_compression(store: Store, cut: int) -> None:
     packed = gzip.compress(docker_archive([tar([entry("big", os.urandom(50_000))])]))
-    assert "ends too early" in refused(store, packed[:-cut])
+    told = refused(store, packed[:-cut])
+    assert "ends too early" in told or "is damaged (gzip)" in told  # as the archive's own end is before the cut or not
 
 
 def test_layers_that_are_not_what_the_config_says(store: Store) -> None:

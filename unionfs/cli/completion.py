@@ -168,7 +168,7 @@ def _zsh_values(kind: str) -> str:
 
 
 def _zsh_arguments(parser: Parser) -> str:
-    specs = []
+    specs: list[str] = []
     for action in parser.visible_actions():
         values = f"({' '.join(_choices(action))})" if action.choices else "_files"
         if not action.option_strings and not any(spec.startswith("*") for spec in specs):

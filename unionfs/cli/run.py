@@ -170,13 +170,13 @@ def rooted(act: Callable[[argparse.Namespace], int | None]) -> Callable[[argpars
 
 
 def _create(arguments: argparse.Namespace) -> None:
-    print(_make(arguments).id)
+    print(_make(arguments, starts=False).id)
 
 
-def _make(arguments: argparse.Namespace) -> Container:
+def _make(arguments: argparse.Namespace, starts: bool) -> Container:
     if arguments.cidfile and os.path.exists(arguments.cidfile):
         raise UnionfsError(f"container ID file {arguments.cidfile}", "is there already", "remove it, or name another")
-    container = Container.make(request_of(arguments))
+    container = Container.make(request_of(arguments), starts=starts)
     if arguments.cidfile:
         with open(arguments.cidfile, "x", encoding="ascii") as file:
             file.write(container.id)
@@ -198,7 +198,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with launcher_status():
         if arguments.tty and arguments.interactive and not arguments.detach:
             needs_terminal()
-        container = _make(arguments)
+        container = _make(arguments, starts=True)
         connection = container.start(explain=2 if arguments.explain else -1)
         if arguments.detach:
             connection.close()

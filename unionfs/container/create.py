@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from unionfs.container import names, roots
@@ -70,9 +71,14 @@ class Request(NamedTuple):
     remove: bool = False
 
 
-def create(database: Database, request: Request) -> Record:
-    """Make the container. Raises UnionfsError; nothing is left then."""
+def create(database: Database, request: Request, starts: bool = False) -> Record:
+    """Make the container. Raises UnionfsError; nothing is left then.
+
+    `starts`: it is to be started at once, so it is this process's own until its monitor takes it over, and rubbish when
+    this process is killed before.
+    """
     _check(request)
+    _clear_away(database, request.name)
     image = Images(database).resolve(request.image) if request.image else None
     config = (image.config.get("config") or {}) if image else {}
     containers = Containers(database)
@@ -86,11 +92,21 @@ def create(database: Database, request: Request) -> Record:
     try:
         roots.make(database, container, record.spec)
         _populate(database, record, inherited)
-        containers.release(container, CREATED)
+        if not starts:
+            containers.release(container, CREATED)
     except BaseException:
         roots.remove(database, record, volumes=True)
         raise
     return containers.get(container)
+
+
+def _clear_away(database: Database, name: str | None) -> None:
+    """A container of that name that a killed process left: nobody's, so its name is free."""
+    word = (name or "").removeprefix("/")
+    for record in Containers(database).abandoned() if word else ():
+        if record.name == word:
+            with suppress(UnionfsError):  # another process clears it away too
+                roots.remove(database, record, volumes=True)
 
 
 def _check(request: Request) -> None:

@@ -62,9 +62,10 @@ class Container:
         return cls.make(request, root)
 
     @classmethod
-    def make(cls, request: Request, root: str | None = None) -> Container:
+    def make(cls, request: Request, root: str | None = None, starts: bool = False) -> Container:
+        """The same by a Request. `starts`: it is started at once, and is nothing until then."""
         with Database(root or default_root()) as database:
-            record = create.create(database, request)
+            record = create.create(database, request, starts)
         return cls(record.id, root)
 
     @classmethod

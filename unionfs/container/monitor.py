@@ -25,7 +25,7 @@ from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
 from unionfs.container.log import Writer
 from unionfs.container.process import StartError, Streams
-from unionfs.container.state import CREATED, EXITED, RUNNING, STARTING, Containers, Record
+from unionfs.container.state import CREATED, CREATING, EXITED, RUNNING, STARTING, Containers, Record
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.linux import mountfd, mounts, namespaces, sockets, terminal
@@ -87,7 +87,7 @@ class _Monitor:
         log = os.open(self._path("monitor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         events.log_to(events.to_descriptor(log, dated=True))
         try:
-            record = self.containers.claim(self.id, STARTING, (CREATED, EXITED))
+            record = self.containers.claim(self.id, STARTING, (CREATING, CREATED, EXITED))
         except UnionfsError as failure:
             self._tell_failure(failure)
             return 1

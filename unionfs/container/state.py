@@ -189,7 +189,9 @@ class Containers:
             if row is None:
                 raise UnionfsError(f"no such container: {container[:12]}", "it was removed meanwhile")
             record = record_of(row)
-            if record.status not in allowed and (record.status not in OWNED or self.is_owned(record)):
+            others = self.is_owned(record) and record.owner not in (me, os.getppid())
+            is_free = not others if record.status in OWNED else record.status in allowed
+            if not is_free:
                 raise UnionfsError(f"container {record.name}", f"is {record.status}", _next_step(record))
             connection.execute(
                 "UPDATE containers SET status=?, owner=?, owner_start=?, boot=?, pid=0, error='' WHERE id=?",
