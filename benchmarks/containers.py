@@ -35,6 +35,7 @@ import measure
 import trees
 from measure import Fault, Item, Report
 
+from unionfs.container import storage
 from unionfs.container.lifecycle import Container
 from unionfs.image.database import Database
 from unionfs.image.imports import import_host
@@ -46,6 +47,7 @@ ROWS = ("start", "exec", "memory", "build")
 OURS = [sys.executable, "-P", "-m", "unionfs"]
 PODMAN_LIMITS = ["--network", "none", "--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
 BUILD_FILES = 5000
+_WORK = "/unionfs-build"
 
 
 class Times(NamedTuple):
@@ -140,8 +142,8 @@ def starts(stage: Stage) -> dict[str, Callable[[], object]]:
     }
 
 
-def in_process(storage: str) -> None:
-    container = Container.create("host", ["true"], storage=storage, remove=True)
+def in_process(driver: str) -> None:
+    container = Container.create("host", ["true"], storage=driver, remove=True)
     status = container.attach(container.start(), interactive=False)
     if status:
         raise Fault(f"true ended with status {status}")
@@ -215,17 +217,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def memory(stage: Stage, count: int, report: Report) -> None:
     """What each of `count` idle containers adds, in MiB: of its monitor, its daemon, and what they fork."""
     rows = []
-    for storage in ("unionfs", "overlay"):
+    for driver in ("unionfs", "overlay"):
         boxes = []
         try:
             for number in range(count):
-                box = Container.create("host", ["sleep", "1000"], name=f"idle{number}", storage=storage)
+                box = Container.create("host", ["sleep", "1000"], name=f"idle{number}", storage=driver)
                 stage.run([*OURS, "start", box.id])
                 boxes.append(box)
             pids = [pid for box in boxes for pid in _family(box.record.owner)]
             resident, shared = (sum(_memory(pid, key) for pid in pids) / count / 1024 for key in ("Rss", "Pss"))
-            rows.append([f"unionfs, --storage {storage}", len(pids) / count, f"{resident:.1f}", f"{shared:.1f}"])
-            what = {"what": "memory", "peer": f"unionfs {storage}", "containers": count}
+            rows.append([f"unionfs, --storage {driver}", len(pids) / count, f"{resident:.1f}", f"{shared:.1f}"])
+            what = {"what": "memory", "peer": f"unionfs {driver}", "containers": count}
             report.rows.append({**what, "rss_mib": round(resident, 2), "pss_mib": round(shared, 2)})
         finally:
             for box in boxes:
@@ -267,7 +269,7 @@ def builds(stage: Stage) -> dict[str, dict[str, Callable[[], object]]]:
     native = os.path.join(stage.place, "native")
 
     def deed(way: Sequence[str], script: str) -> Callable[[], object]:
-        return partial(stage.run, [*way, "sh", "-c", script if way else script.replace("/work", native)])
+        return partial(stage.run, [*way, "sh", "-c", script if way else script.replace(_WORK, native)])
 
     return {name: {peer: deed(way, script) for peer, way in ways.items()} for name, script in jobs.items()}
 
@@ -284,7 +286,7 @@ def _jobs(stage: Stage) -> dict[str, str]:
     script = os.path.join(stage.place, "transactions.py")
     with open(script, "w") as file:
         file.write(_TRANSACTIONS)
-    clean = "rm -rf /work; mkdir /work; cd /work; export HOME=/work;"
+    clean = f"rm -rf {_WORK}; mkdir {_WORK}; cd {_WORK}; export HOME={_WORK};"
     return {
         "untar": f"{clean} tar xf {stage.place}/source.tar",
         "git clone": f"{clean} git -c safe.directory='*' clone -q --no-local {source} clone",
@@ -364,6 +366,7 @@ def main() -> None:
         raise Fault(f"--rows {', '.join(sorted(wrong))}: there is none of that name; there are {', '.join(ROWS)}")
     if os.geteuid():
         raise Fault("it needs root: most of what is compared does")
+    storage.load("unionfs")  # "in-process" is in a Python that has loaded it
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     report = Report(arguments, {"sqlite": sqlite3.sqlite_version})
     report.show_machine()

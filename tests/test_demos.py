@@ -13,7 +13,7 @@ from unionfs.linux import mounts
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMOS = {
-    "layers": ["Using cache", ".wh.services", "hello"],
+    "layers": [".wh.services", "hello", "Using cache"],
     "volumes": ["from inside", "Read-only file system", "volume is in use"],
     "data-volume-container": ["kept", "Read-only file system"],
     "exec": ["green", "Exited (137)"],
@@ -21,6 +21,7 @@ DEMOS = {
 }
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make namespaces without a user namespace")
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_demo(name: str, tmp_path: Path) -> None:

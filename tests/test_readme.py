@@ -15,7 +15,8 @@ from unionfs.linux import fusedev
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 MOUNTING = ROOT / "docs" / "mounting.md"
-PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
+CONTAINERS = ROOT / "docs" / "containers.md"
+PAGES = (README, CONTAINERS, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
 
 needs_mount = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(fusedev.DEVICE, os.R_OK | os.W_OK), reason="needs root and access to /dev/fuse"
@@ -33,7 +34,7 @@ def bash(script: str, place: Path) -> str:
     command = place / "bin" / "unionfs"
     command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -P -m unionfs "$@"\n')
     command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}", "UNIONFS_ROOT": f"{place}/state"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120,
@@ -43,16 +44,25 @@ def bash(script: str, place: Path) -> str:
 
 
 def python(script: str, place: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "UNIONFS_ROOT": str(place / "state")}
     done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
 @needs_mount
+def test_the_page_of_containers_runs(tmp_path: Path) -> None:
+    (_, images), (_, directories), (_, library) = blocks(CONTAINERS)
+    said = bash(images, tmp_path)
+    assert "C /etc\nA /etc/motd\nD /etc/services\n" in said and "\nmine\n" in said and "\nkept\n" in said
+    assert bash(directories, tmp_path).endswith("new\ntry\n")
+    assert python(library, tmp_path) == "3\n['hello\\n']\n"
+
+
+@needs_mount
 def test_the_readme_runs(tmp_path: Path) -> None:
     """One block after the other in one directory, as a reader would type them."""
-    (_, by_hand), (_, by_block), (_, in_process), (_, mounted) = blocks(README)
+    (_, by_hand), (_, by_block), (_, contained), (_, in_process), (_, mounted) = blocks(README)
     said = bash(by_hand, tmp_path)
     assert (tmp_path / "upper" / "greeting").read_text() == "hello\nworld\n"
     assert (tmp_path / "lower" / "greeting").read_text() == "hello\n"
@@ -64,6 +74,8 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert (tmp_path / "upper" / "disk").stat().st_size == 10 << 30
     for layer in ("upper", "lower"):
         (tmp_path / layer / "disk").unlink()
+    said = bash(contained, tmp_path)
+    assert "hello from " in said and "A /etc/motd\nD /etc/services\n" in said
     said = python(in_process, tmp_path)
     assert "'greeting'" in said and "b'hello\\nworld\\n'" in said and said.endswith("12\n")
     assert (tmp_path / "upper" / ".wh.greeting").exists()

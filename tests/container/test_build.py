@@ -14,6 +14,8 @@ from tests.image.podman import Podman
 from unionfs.container.dockerfile import expand, parse
 from unionfs.errors import UnionfsError
 
+pytestmark = pytest.mark.stress
+
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.container.launcher import Launcher
 
+pytestmark = pytest.mark.stress
+
 
 @pytest.fixture
 def box(launcher: Launcher) -> Launcher:

@@ -18,6 +18,8 @@ from unionfs.linux import mounts, namespaces
 
 SECONDS = 30
 
+pytestmark = pytest.mark.stress
+
 
 def row(launcher: Launcher, name: str) -> dict[str, object]:
     with Database(str(launcher.root)) as database:
@@ -105,7 +107,6 @@ def test_rm_of_one_whose_monitor_was_killed(launcher: Launcher) -> None:
     is_clean(launcher)
 
 
-@pytest.mark.stress
 def test_fifty_at_once(launcher: Launcher) -> None:
     """In parallel, with one name for every two: each name once, no one waits in vain, nothing is left."""
     started = [
@@ -122,7 +123,6 @@ def test_fifty_at_once(launcher: Launcher) -> None:
     is_clean(launcher)
 
 
-@pytest.mark.stress
 @pytest.mark.parametrize("chances", range(3))
 def test_killed_at_any_moment(launcher: Launcher, chances: int) -> None:
     """run, killed with all that it had begun at a random moment: names are free again, and nothing is leaked."""

@@ -15,6 +15,8 @@ import pytest
 from tests.cli.running import need
 from tests.container.launcher import Launcher
 
+pytestmark = pytest.mark.stress
+
 
 @pytest.fixture(scope="module")
 def python(shared: Launcher) -> list[str]:

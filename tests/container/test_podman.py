@@ -26,6 +26,8 @@ from tests.image.podman import Podman
 
 LIMITS = ("--network", "none", "--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000")
 
+pytestmark = pytest.mark.stress
+
 
 @pytest.fixture(scope="module")
 def podman(shared: Launcher) -> Iterator[Podman]:

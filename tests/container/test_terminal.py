@@ -13,6 +13,8 @@ from tests.container.launcher import Launcher
 
 SECONDS = 20
 
+pytestmark = pytest.mark.stress
+
 
 class Terminal:
     """A command of ours on a terminal of its own."""

@@ -82,6 +82,15 @@ def test_a_shared_layer_stays_with_the_other_image(store: Store) -> None:
     assert (Path(store.layer_directories(store.resolve("b"))[0]) / "file").read_bytes() == b"x"
 
 
+def test_an_image_that_has_a_layer_twice(store: Store) -> None:
+    """Some builders repeat one; it counts where it is on top."""
+    one, other = (store.add_layer(io.BytesIO(tar([entry("file", text)]))) for text in (b"one", b"other"))
+    layers = [one, other, one]
+    image = store.add_image(manifest.encode(manifest.new_config(None, layers, {}, "")), layers, ["twice"])
+    directories = store.layer_directories(image)
+    assert len(directories) == 2 and (Path(directories[0]) / "file").read_bytes() == b"one"
+
+
 def test_prune(store: Store) -> None:
     nameless = add(store, "one")
     named = add(store, "two", "kept")

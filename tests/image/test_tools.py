@@ -18,6 +18,8 @@ from tests.cli.running import need
 from tests.container.launcher import Launcher
 from tests.image.podman import Podman
 
+pytestmark = pytest.mark.stress
+
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:

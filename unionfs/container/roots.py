@@ -74,7 +74,9 @@ def place_of(database: Database, record: Record) -> Place:
     lower = list(lower_layers(database, record))
     folder = database.path("containers", record.id)
     upper, work, target, log = (os.path.join(folder, name) for name in ("upper", "work", "merged", "monitor.log"))
-    return Place([*lower, database.path(_BASE)], upper, work, target, log, overlaps=record.image is None)
+    if _state_in_rootfs(database, record) is None:  # else the kernel's overlayfs refuses a layer in a layer
+        lower.append(database.path(_BASE))
+    return Place(lower, upper, work, target, log, overlaps=record.image is None)
 
 
 def lower_layers(database: Database, record: Record) -> Sequence[str]:
@@ -102,11 +104,19 @@ def open_sources(database: Database, spec: Spec) -> list[Source]:
 def hidden_state(database: Database, record: Record) -> list[Source]:
     """Where a lower layer is a directory of the machine's that holds this state (--rootfs /): an empty, closed
     directory over it, so that no container comes to another's files, or to its own by another way."""
+    inside = _state_in_rootfs(database, record)
+    if inside is None:
+        return []
+    return [Source(Mount(TMPFS, "", inside, read_only=True, options=("size=0", "mode=0")), -1, True)]
+
+
+def _state_in_rootfs(database: Database, record: Record) -> str | None:
+    """Where a container would see this state, "/path", since one of its lower layers holds it."""
     for folder in record.spec.rootfs:
         inside = os.path.relpath(os.path.realpath(database.root), folder)
         if inside != ".." and not inside.startswith("../"):
-            return [Source(Mount(TMPFS, "", f"/{inside}", read_only=True, options=("size=0", "mode=0")), -1, True)]
-    return []
+            return f"/{inside}"
+    return None
 
 
 def open_files(folder: str, spec: Spec) -> list[Source]:

@@ -117,9 +117,10 @@ class Images:
         return Layer(*row) if row else None
 
     def layer_directories(self, image: Image, dialect: str = "aufs") -> tuple[str, ...]:
-        """Where the image's layers are, the topmost first, with deletions in the words of a dialect."""
+        """Where the image's layers are, the topmost first, with deletions in the words of a dialect. A layer that an
+        image has twice counts where it is on top: below that, all that it says is said already."""
         found = []
-        for diff_id in reversed(image.layers):
+        for diff_id in dict.fromkeys(reversed(image.layers)):
             path = self.layer_path(diff_id)
             if dialect == "overlay" and (layer := self.layer(diff_id)) and layer.has_marks:
                 path = overlay.translated(self.database, path, diff_id.removeprefix(PREFIX))
