@@ -120,36 +120,13 @@ def _serve(
     """Open the layers, mount, serve until unmounted. Raises Faults with the given ones and those of the layers."""
     fuse_mount.allow_many_descriptors()
     union = _open(request, faults)
-    fuse_mount.serve(
-        union,
-        mountpoint,
-        engine=request.engine,
-        source=request.source,
-        flags=request.flags,
-        allow_other=request.allow_other or None,
-        debug=debug,
-        index=request.layer_index,
-        opening=request.open,
-        coherent=request.coherent,
-        scheduling=request.scheduling,
-        ready=ready,
-        progress=partial(counter, "looking at the lower layers"),
-    )
+    progress = partial(counter, "looking at the lower layers")
+    fuse_mount.serve_request(union, mountpoint, request, debug=debug, ready=ready, progress=progress)
 
 
 def _open(request: MountRequest, faults: list[UnionfsError]) -> Operations:
     try:
-        union = Operations(
-            lower=request.lower,
-            upper=request.upper,
-            work=request.work,
-            dialect=request.dialect,
-            userxattr=request.userxattr,
-            volatile=request.volatile,
-            copyup=request.copyup,
-            copyup_threshold=request.copyup_threshold,
-            copyup_complete=request.copyup_complete,
-        )
+        union = fuse_mount.open_union(request)
     except Faults as more:
         # With a word misspelt, that its layer is missing too is no news.
         raise Faults(faults + [fault for fault in more.faults if not faults or fault.what not in VALUES]) from None

@@ -22,7 +22,7 @@ from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.linux import mountfd, mounts, namespaces
 
 DRIVERS = ("unionfs", "overlay")
-_ENGINE = ("unionfs.fuse.daemon", "unionfs.fuse.mount", "unionfs.fuse.options", "unionfs.union.operations")
+_ENGINE = ("unionfs.fuse.daemon", "unionfs.fuse.mount", "unionfs.fuse.options")
 DIALECTS = {"unionfs": "aufs", "overlay": "overlay"}
 """How each driver's layers say that a name is deleted."""
 
@@ -109,17 +109,11 @@ def _serve(place: Place, options: Sequence[str], foreign: Sequence[int], ready: 
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     events.log_to(events.to_descriptor(log, dated=True))
     engine: Any = importlib.import_module("unionfs.fuse.mount")
-    request = importlib.import_module("unionfs.fuse.options").parse(",".join(options).encode())
+    asked = importlib.import_module("unionfs.fuse.options").parse(",".join(options).encode())
+    request = asked._replace(
+        lower=tuple(map(os.fsencode, place.lower)), upper=os.fsencode(place.upper), work=os.fsencode(place.work),
+        words=("nodev",), allow_other=True,
+    )  # fmt: skip
     engine.allow_many_descriptors()
-    union = importlib.import_module("unionfs.union.operations").Operations(
-        lower=[os.fsencode(layer) for layer in place.lower], upper=os.fsencode(place.upper),
-        work=os.fsencode(place.work), dialect=request.dialect, userxattr=request.userxattr, volatile=request.volatile,
-        copyup=request.copyup, copyup_threshold=request.copyup_threshold, copyup_complete=request.copyup_complete,
-        overlaps=place.overlaps,
-    )  # fmt: skip
-    engine.serve(
-        union, os.fsencode(place.target), engine=request.engine, source=request.source, flags=("nodev",),
-        allow_other=True, index=request.layer_index, opening=request.open, coherent=request.coherent,
-        scheduling=request.scheduling, ready=ready,
-    )  # fmt: skip
-
+    union = engine.open_union(request, place.overlaps)
+    engine.serve_request(union, os.fsencode(place.target), request, ready=ready)

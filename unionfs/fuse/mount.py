@@ -32,7 +32,7 @@ from unionfs.fuse.affinity import Affinity, Staying, Yielding
 from unionfs.fuse.calls import PID_XATTR
 from unionfs.fuse.device import Device
 from unionfs.fuse.index import Index
-from unionfs.fuse.options import FOLLOW
+from unionfs.fuse.options import FOLLOW, MountRequest
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
 from unionfs.fuse.yielding import Guard
@@ -99,6 +99,27 @@ def serve(
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
         _serve_native(union, mountpoint, options, ready, _index(union, index, progress))
+
+
+def open_union(request: MountRequest, overlaps: bool = False) -> Operations:
+    """The union that is asked for; `overlaps` as for Stack.open. Raises Faults with all that its layers lack."""
+    return Operations(
+        lower=request.lower, upper=request.upper, work=request.work, dialect=request.dialect,
+        userxattr=request.userxattr, volatile=request.volatile, copyup=request.copyup,
+        copyup_threshold=request.copyup_threshold, copyup_complete=request.copyup_complete, overlaps=overlaps,
+    )  # fmt: skip
+
+
+def serve_request(
+    union: Operations, mountpoint: bytes, request: MountRequest, *, ready: Callable[[], None], debug: bool = False,
+    progress: Progress = _no_progress,
+) -> None:  # fmt: skip
+    """`serve`, with the mount as it is asked for."""
+    serve(
+        union, mountpoint, engine=request.engine, source=request.source, flags=request.flags,
+        allow_other=request.allow_other or None, debug=debug, opening=request.open, coherent=request.coherent,
+        scheduling=request.scheduling, index=request.layer_index, ready=ready, progress=progress,
+    )  # fmt: skip
 
 
 def allow_many_descriptors() -> None:
