@@ -56,8 +56,7 @@ def _resolvers() -> str:
 def _make_base(database: Database) -> None:
     if os.path.isdir(database.path(_BASE)):
         return
-    aside = database.path("tmp", f"{os.getpid()}-base")
-    files.remove_tree(os.fsencode(aside))
+    aside = database.aside()
     for name in _BASE_DIRECTORIES:
         os.makedirs(os.path.join(aside, name), 0o755)
     for name in FILES:

@@ -136,7 +136,7 @@ class Volumes:
 
     def _put_aside(self, name: str) -> str:
         """Out of the way within the transaction, so that a volume made anew with its name is an empty one."""
-        aside = self.database.path("tmp", f"{os.getpid()}-{new_id()[:12]}")
+        aside = self.database.aside()
         try:
             os.rename(os.path.dirname(self.path(name)), aside)
         except FileNotFoundError:

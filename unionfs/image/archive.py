@@ -1,4 +1,4 @@
-"""Layer archives: a tar unpacked into a directory that is a layer, and a layer packed into a tar.
+"""Layer archives: a tar unpacked into a directory that is a layer. The reverse is in `packing.py`.
 
 Called by the store. OCI's layers mark deletions by files `.wh.NAME` and `.wh..wh..opq`, as the dialect "aufs" does, so
 that a layer unpacked is a layer of ours. It promises: whatever the archive says, nothing outside the directory is made,
@@ -21,16 +21,12 @@ from typing import IO, Any, NamedTuple
 from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.image.overlay import OPAQUE, RESERVED, WHITEOUT
-from unionfs.image.packing import OURS
+from unionfs.image.packing import OURS, SPECIAL, XATTR
 from unionfs.linux import files, mountfd
-
-_XATTR = "SCHILY.xattr."
 
 _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
-_KINDS = {
-    tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO,
-}  # fmt: skip
+_KINDS = {kind: mode for mode, kind in SPECIAL.items()}
 
 
 class Limits(NamedTuple):
@@ -320,7 +316,7 @@ def _opened_at(fd: int, name: str) -> Iterator[int]:
 
 def _set_xattrs(entry: tarfile.TarInfo, file: int) -> None:
     for key, value in entry.pax_headers.items():
-        name = key.removeprefix(_XATTR)
+        name = key.removeprefix(XATTR)
         if name == key or name.startswith(OURS):
             continue
         try:

@@ -87,7 +87,7 @@ class Blobs:
     @contextmanager
     def aside(self) -> Iterator[str]:
         """A free path for what is being made; what is left there at the end goes."""
-        path = self.database.path("tmp", f"{os.getpid()}-{os.urandom(6).hex()}")
+        path = self.database.aside()
         try:
             yield path
         finally:

@@ -115,6 +115,10 @@ class Database:
     def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)
 
+    def aside(self) -> str:
+        """A path in tmp/ that nothing has, for what is being made or on its way out: this process's."""
+        return self.path("tmp", f"{os.getpid()}-{os.urandom(6).hex()}")
+
     def close(self) -> None:
         self._connection.close()
 

@@ -69,7 +69,7 @@ def _enter(store: Store, diff_id: str, name: str, changes: dict[str, Any], messa
 
 def import_host(store: Store, name: str, programs: Sequence[str] = (), changes: dict[str, Any] | None = None) -> Image:
     """An image of this machine's own shell and tools; `programs` more of them. Raises UnionfsError."""
-    with Aside(store.database.path("tmp")) as folder:
+    with Aside(store.database) as folder:
         tree = _Tree(folder)
         tree.skeleton()
         for program in TOOLS:

@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
 
 def load(store: Store, source: IO[bytes], progress: Progress = silent) -> list[Loaded]:
     """All images of an archive. Raises UnionfsError."""
-    with store.blobs.aside() as path, Aside(store.database.path("tmp")) as folder:
+    with store.blobs.aside() as path, Aside(store.database) as folder:
         store.blobs.copy(source, path, progress)
         with decompressed(path) as stream:
             unpack(stream, folder, is_layer=False)

@@ -25,7 +25,7 @@ def translated(database: Database, layer: str, name: str) -> str:
     path = database.path(_FOLDER, name)
     if not os.path.isdir(path):
         os.makedirs(database.path(_FOLDER), 0o711, exist_ok=True)
-        aside = database.path("tmp", f"{os.getpid()}-{os.urandom(6).hex()}")
+        aside = database.aside()
         try:
             _copy(layer, aside)
             os.rename(aside, path)

@@ -14,11 +14,11 @@ from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 OURS = ("trusted.overlay.", "user.overlay.", "trusted.unionfs.", "user.unionfs.")
-_XATTR = "SCHILY.xattr."
+XATTR = "SCHILY.xattr."
 
 
 Linked = dict[tuple[int, int], str]
-_SPECIAL = {stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE, stat.S_IFIFO: tarfile.FIFOTYPE}
+SPECIAL = {stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE, stat.S_IFIFO: tarfile.FIFOTYPE}
 
 
 class Object(NamedTuple):
@@ -115,7 +115,7 @@ def add_object(tar: tarfile.TarFile, found: Object, content: Any, linked: Linked
     elif stat.S_ISLNK(found.mode):
         entry.type, entry.linkname = tarfile.SYMTYPE, found.target
     else:
-        entry.type = _SPECIAL[stat.S_IFMT(found.mode)]
+        entry.type = SPECIAL[stat.S_IFMT(found.mode)]
         entry.devmajor, entry.devminor = os.major(found.rdev), os.minor(found.rdev)
     if entry.type != tarfile.LNKTYPE:
         headers.update(_headers(found.xattrs))
@@ -126,7 +126,7 @@ def add_object(tar: tarfile.TarFile, found: Object, content: Any, linked: Linked
 def _headers(xattrs: Mapping[bytes, bytes]) -> dict[str, str]:
     wanted = {os.fsdecode(name): value for name, value in sorted(xattrs.items())}
     return {
-        _XATTR + name: value.decode("utf-8", "surrogateescape")
+        XATTR + name: value.decode("utf-8", "surrogateescape")
         for name, value in wanted.items()
         if not name.startswith((*OURS, "security.selinux"))
     }

@@ -15,13 +15,11 @@ from typing import IO
 
 from unionfs.errors import UnionfsError
 from unionfs.image import manifest, reference
-from unionfs.image.archive import Limits, unpack
+from unionfs.image.archive import LIMITS, Limits, unpack
 from unionfs.image.blobs import Blobs, Hashing, Progress, decompressed, silent
 from unionfs.image.database import Database
 from unionfs.image.images import PREFIX, Image, Images
 from unionfs.linux import files
-
-_LIMITS = Limits()
 
 
 class Store(Images):
@@ -32,7 +30,7 @@ class Store(Images):
     # Adding
 
     def add_layer(
-        self, stream: IO[bytes], *, digest: str = "", diff_id: str = "", limits: Limits = _LIMITS,
+        self, stream: IO[bytes], *, digest: str = "", diff_id: str = "", limits: Limits = LIMITS,
         progress: Progress = silent,
     ) -> str:  # fmt: skip
         """A layer from a tar, compressed or not: its diffID. `digest` and `diff_id` are what the stream and its
@@ -46,7 +44,7 @@ class Store(Images):
             return self._unpack(path, got, size, diff_id, limits)
 
     def _unpack(self, blob: str, digest: str, size: int, expected: str, limits: Limits) -> str:
-        with Aside(self.database.path("tmp")) as folder:
+        with Aside(self.database) as folder:
             with decompressed(blob) as stream:
                 content = Hashing(stream)
                 unpacked = unpack(content, folder, limits)  # type: ignore[arg-type]
@@ -66,7 +64,7 @@ class Store(Images):
     def _replace(self, folder: str, path: str) -> None:
         """Within the transaction that enters it: what a killed process left in its place goes."""
         if os.path.lexists(path):
-            os.rename(path, self.database.path("tmp", f"{os.getpid()}-{os.urandom(6).hex()}"))
+            os.rename(path, self.database.aside())
         os.rename(folder, path)
 
     def add_image(
@@ -143,7 +141,7 @@ class Store(Images):
             name = diff_id.removeprefix(PREFIX)
             for path in (self.layer_path(diff_id), self.database.path("layers-overlay", name)):
                 if os.path.isdir(path):
-                    aside.append(self.database.path("tmp", f"{os.getpid()}-{os.urandom(6).hex()}"))
+                    aside.append(self.database.aside())
                     os.rename(path, aside[-1])
             self._drop_blobs([blob])
         return aside
@@ -167,10 +165,10 @@ class Store(Images):
 
 
 class Aside:
-    """A new directory inside `folder` for what is being made; it goes at the end if it is still there."""
+    """A new directory for what is being made; it goes at the end if it is still there."""
 
-    def __init__(self, folder: str) -> None:
-        self.path = f"{folder}/{os.getpid()}-{os.urandom(6).hex()}"
+    def __init__(self, database: Database) -> None:
+        self.path = database.aside()
 
     def __enter__(self) -> str:
         os.mkdir(self.path, 0o755)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 
 from unionfs.errors import UnionfsError
 from unionfs.image import layout
-from unionfs.image.archive import unpack
 from unionfs.image.images import Image
 from unionfs.image.reference import Reference
 from unionfs.image.store import Aside, Store
@@ -24,7 +22,7 @@ _NAME = "image"
 
 def pull(store: Store, wanted: Reference, tls_verify: str | None = None, quiet: bool = False) -> Image:
     """Get an image and give it its name. Raises UnionfsError."""
-    with Aside(store.database.path("tmp")) as folder:
+    with Aside(store.database) as folder:
         _skopeo(f"docker://{wanted}", f"oci:{folder}:{_NAME}", "src", _verifies(wanted, tls_verify), quiet)
         image = layout.load_directory(store, folder)[0].image
     if wanted.tag:
@@ -34,18 +32,11 @@ def pull(store: Store, wanted: Reference, tls_verify: str | None = None, quiet: 
 
 def push(store: Store, image: Image, wanted: Reference, tls_verify: str | None = None, quiet: bool = False) -> None:
     """Put an image into a registry under a name. Raises UnionfsError."""
-    with Aside(store.database.path("tmp")) as folder:
+    with Aside(store.database) as folder:
         packed = os.path.join(folder, "image.tar")
         with open(packed, "xb") as out:
             layout.save(store, [(image, [])], out)
-        unpacked = os.path.join(folder, "layout")
-        os.mkdir(unpacked)
-        with open(packed, "rb") as file:
-            try:
-                unpack(file, unpacked, is_layer=False)
-            except tarfile.TarError as error:
-                raise UnionfsError(f"image {image.name}", str(error)) from error
-        _skopeo(f"oci:{unpacked}", f"docker://{wanted}", "dest", _verifies(wanted, tls_verify), quiet)
+        _skopeo(f"oci-archive:{packed}", f"docker://{wanted}", "dest", _verifies(wanted, tls_verify), quiet)
 
 
 def _verifies(wanted: Reference, tls_verify: str | None) -> str:
