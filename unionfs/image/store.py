@@ -76,13 +76,12 @@ class Store(Images):
         if len(layers) != len(diff_ids):
             raise UnionfsError("the image", "one of its layers was removed meanwhile", "try again")
         content = manifest_bytes or manifest.make(config, layers)
-        image = self.blobs.put(config)
-        manifest_digest = self.blobs.put(content)
         size = sum(layer.size for layer in layers)
         tags = [str(reference.parse(name)) for name in names]
         try:
             with self.database.writing() as connection:
-                row = (image, config.decode(), manifest_digest, time.time(), size)
+                image = self.blobs.put(config)
+                row = (image, config.decode(), self.blobs.put(content), time.time(), size)
                 connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", row)
                 for position, diff_id in enumerate(diff_ids):
                     place = (image, position, diff_id)
@@ -127,15 +126,16 @@ class Store(Images):
                 raise UnionfsError(f"image {image.name}", f"is used by container {', '.join(users)}", hint)
             connection.execute("DELETE FROM tags WHERE image=?", (image.id,))
             connection.execute("DELETE FROM images WHERE id=?", (image.id,))
-            aside = self._strike_out_unused(connection)
+            aside, blobs = self._strike_out_unused(connection)
         for path in aside:
             files.remove_tree(os.fsencode(path))
-        self._drop_blobs([image.id, image.manifest])
+        self._drop_blobs([image.id, image.manifest, *blobs])
 
-    def _strike_out_unused(self, connection: sqlite3.Connection) -> list[str]:
-        """Layers that no image has, out of the database and out of the way; they are then removed in peace."""
+    def _strike_out_unused(self, connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+        """Layers that no image has, out of the database and out of the way: where they are, to be removed in peace, and
+        the digests of their blobs."""
         query = "SELECT diff_id, blob FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)"
-        aside = []
+        aside, blobs = [], []
         for diff_id, blob in connection.execute(query).fetchall():
             connection.execute("DELETE FROM layers WHERE diff_id=?", (diff_id,))
             name = diff_id.removeprefix(PREFIX)
@@ -143,14 +143,17 @@ class Store(Images):
                 if os.path.isdir(path):
                     aside.append(self.database.aside())
                     os.rename(path, aside[-1])
-            self._drop_blobs([blob])
-        return aside
+            blobs.append(blob)
+        return aside, blobs
 
     def _drop_blobs(self, digests: Sequence[str]) -> None:
+        """Those that nothing has, struck out before. A blob comes and goes within a transaction only, so that none goes
+        that another process is about to enter."""
         query = "SELECT 1 FROM images WHERE id=?1 OR manifest=?1 UNION SELECT 1 FROM layers WHERE blob=?1"
-        for digest in digests:
-            if self.database.row(query, digest) is None and self.blobs.has(digest):
-                os.unlink(self.blobs.path(digest))
+        with self.database.writing() as connection:
+            for digest in digests:
+                if connection.execute(query, (digest,)).fetchone() is None and self.blobs.has(digest):
+                    os.unlink(self.blobs.path(digest))
 
     def prune(self, everything: bool) -> tuple[list[str], int]:
         """Remove images without a name, or with `everything` all that no container uses: what went, and bytes."""
