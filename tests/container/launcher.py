@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,3 @@ def copy_state(source: Path, target: Path) -> None:
         content = name.read_bytes()
         name.unlink()
         name.write_bytes(content)
-
-
-def need_program(name: str) -> str:
-    path = shutil.which(name)
-    assert path is not None
-    return path

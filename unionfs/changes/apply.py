@@ -67,7 +67,7 @@ def _refuse_mounted(stack: Stack) -> None:
     """What is mounted inside the target is no part of it: raises UnionfsError when a change lies there, or would take
     such a mount point away."""
     top = stack.layers[1].path.rstrip(b"/")
-    points = [mount.point for mount in mounts.table() if mount.point.startswith(top + b"/") and mount.point != b"/"]
+    points = [mount.point for mount in mounts.inside(top)]
     changes = difference(stack, stack.layers[0]) if points else ()
     for point in points:
         inside = point.removeprefix(top)

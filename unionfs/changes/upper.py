@@ -139,8 +139,6 @@ def _lock(shown: str, path: bytes) -> int:
 
 def refuse_mounts_inside(path: bytes) -> None:
     """Raises UnionfsError when something is mounted somewhere below `path`."""
-    inside = path.rstrip(b"/") + b"/"
-    for mount in mounts.table():
-        if mount.point.startswith(inside):
-            point = os.fsdecode(mount.point)
-            raise UnionfsError(os.fsdecode(path), f"something is mounted inside, on {point}", f"umount {point}")
+    for mount in mounts.inside(path):
+        point = os.fsdecode(mount.point)
+        raise UnionfsError(os.fsdecode(path), f"something is mounted inside, on {point}", f"umount {point}")

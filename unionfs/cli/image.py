@@ -91,7 +91,7 @@ def _has(image: Image, word: str) -> bool:
         return (not image.tags) == (value in ("true", "1"))
     if key == "reference":
         return any(value in (tag, tag.rpartition(":")[0]) for tag in image.tags)
-    labels = (image.config.get("config") or {}).get("Labels") or {}
+    labels = image.rules.get("Labels") or {}
     name, equals, text = value.partition("=")
     return name in labels and (not equals or labels[name] == text)
 

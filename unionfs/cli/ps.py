@@ -300,7 +300,7 @@ def image_document(database: Database, name: str) -> dict[str, Any]:
         "Os": config.get("os", ""),
         "Size": image.size,
         "Manifest": image.manifest,
-        "Config": config.get("config") or {},
+        "Config": image.rules,
         "GraphDriver": {"Name": "unionfs", "Data": {"Layers": list(images.layer_directories(image))}},
         "RootFS": {"Type": "layers", "Layers": list(image.layers)},
     }

@@ -80,7 +80,7 @@ class _Stage:
     def __init__(self, image: Image | None, name: str = "") -> None:
         self.image = image
         self.name = name
-        self.config: dict[str, Any] = dict((image.config.get("config") or {}) if image else {})
+        self.config: dict[str, Any] = dict(image.rules) if image else {}
         self.arguments: dict[str, str] = {}
 
 

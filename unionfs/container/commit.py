@@ -74,7 +74,7 @@ def _sync(record: Record) -> None:
 def _config(record: Record, base: Image | None) -> dict[str, Any]:
     """The rules of the container, as those that containers of the new image start from."""
     spec = record.spec
-    before = (base.config.get("config") or {}) if base else {}
+    before = base.rules if base else {}
     return {
         **before,
         "Env": [word for word in spec.env if not word.startswith("HOSTNAME=")],

@@ -80,7 +80,7 @@ def create(database: Database, request: Request, starts: bool = False) -> Record
     _check(request)
     _clear_away(database, request.name)
     image = Images(database).resolve(request.image) if request.image else None
-    config = (image.config.get("config") or {}) if image else {}
+    config = image.rules if image else {}
     containers = Containers(database)
     container = names.new_id()
     spec = spec_of(request, config, container)

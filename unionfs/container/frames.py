@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from unionfs.linux.sockets import Socket
 
-INPUT, INPUT_END, RESIZE, SIGNAL, HELLO = b"i", b"e", b"r", b"k", b"h"
-"""From a client: keys, their end, the size of its terminal, a signal to pass on, and that it wants what is put out."""
+INPUT, INPUT_END, RESIZE, SIGNAL = b"i", b"e", b"r", b"k"
+"""From a client: keys, their end, the size of its terminal, a signal to pass on."""
 OUTPUT, ERROR, STARTED, FAILED, EXITED = b"o", b"E", b"s", b"f", b"x"
 """From the monitor: what the container put out, and how it went."""
 

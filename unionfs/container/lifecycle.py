@@ -66,7 +66,9 @@ class Container:
         """The same by a Request. `starts`: it is started at once, and is nothing until then."""
         with Database(root or default_root()) as database:
             record = create.create(database, request, starts)
-        return cls(record.id, root)
+        made = cls.__new__(cls)
+        made.root, made.id = database.root, record.id
+        return made
 
     @classmethod
     def all(cls, root: str | None = None) -> list[Record]:

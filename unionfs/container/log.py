@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
@@ -84,11 +84,10 @@ def read(path: str, tail: int | None = None) -> tuple[list[Line], int]:
     return [_parse(line) for line in content[:end].splitlines()], start + end
 
 
-def follow(path: str, offset: int, is_over: object) -> Iterator[Line]:
+def follow(path: str, offset: int, is_over: Callable[[], bool]) -> Iterator[Line]:
     """The lines behind `offset`, as they come, until `is_over()` and nothing more comes."""
-    assert callable(is_over)
     while True:
-        last = bool(is_over())
+        last = is_over()
         try:
             with open(path, "rb") as file:
                 file.seek(offset)

@@ -1,6 +1,6 @@
 """A container's merged tree as a tar: all of it, a part of it, or what its upper layer changes.
 
-Called by `files.py` (export, cp) and `commit.py`. It reads the layers by the union library, in this process: nothing is
+Called by the command `export` and by `commit.py`. It reads the layers by the union library, in this process: nothing is
 mounted, and it works whatever the state of the container. What is of our own bookkeeping (a directory that was renamed,
 a file copied in part) is written out as what it means, so that other tools read it.
 """

@@ -176,11 +176,7 @@ class _Monitor:
         self._tell_failure(failure)
 
     def _tell_failure(self, failure: BaseException) -> None:
-        reading, writing = os.pipe()
-        process.tell_failure(writing, failure)
-        os.close(writing)
-        with open(reading, "rb") as pipe:
-            self.starter.put(frames.FAILED, pipe.read())
+        self.starter.put(frames.FAILED, process.words_of(failure))
         self._deliver([self.starter])
 
     # The loop

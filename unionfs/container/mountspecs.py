@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from unionfs.container.quantities import parse_size
-from unionfs.container.spec import BIND, TMPFS, VOLUME, Mount
+from unionfs.container.spec import BIND, TMPFS, VOLUME, Mount, normal
 from unionfs.errors import UnionfsError, did_you_mean
 
 _RIGHTS, _LABELS, _COPY, _CACHES = ("ro", "rw"), ("z", "Z"), ("nocopy",), ("consistent", "cached", "delegated")
@@ -155,7 +155,7 @@ def combine(
         seen.add(mount.target)
         mounts[mount.target] = mount
     for path in image_volumes:
-        target = _normal(path)
+        target = normal(path)
         mounts.setdefault(target, Mount(VOLUME, "", target))
     return tuple(sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target)))
 
@@ -163,15 +163,10 @@ def combine(
 def _target(path: str, word: str) -> str:
     if not path.startswith("/"):
         raise UnionfsError(f"invalid volume specification: '{word}'", f"mount path must be absolute: {path}")
-    normal = _normal(path)
-    if normal == "/":
+    target = normal(path)
+    if target == "/":
         raise UnionfsError(f"invalid volume specification: '{word}'", "destination can't be '/'")
-    return normal
-
-
-def _normal(path: str) -> str:
-    """Absolute, with one slash at its beginning: POSIX lets normpath(3) keep two."""
-    return "/" + os.path.normpath(path).lstrip("/")
+    return target
 
 
 def _invalid(word: str) -> UnionfsError:

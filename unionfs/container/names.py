@@ -1,6 +1,6 @@
 """A container's id, and a name for those that the user gives none: a quality and somebody who worked on filesystems.
 
-Called by `create.py`.
+Called by `create.py` and `volumes.py`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ def new_name(attempt: int = 0) -> str:
     return f"{quality}_{person}{number % 10_000 if attempt > 2 else ''}"
 
 
+def is_name(word: str) -> bool:
+    """Docker's rule for containers and volumes: [a-zA-Z0-9][a-zA-Z0-9_.-]+"""
+    return len(word) > 1 and word[0] in _FIRST and not word.strip(_NEXT)
+
+
 def check_name(name: str) -> str:
     """The name without docker's leading slash. Raises UnionfsError when it is none."""
     word = name.removeprefix("/")
-    if len(word) < 2 or word[0] not in _FIRST or word.strip(_NEXT):
+    if not is_name(word):
         raise UnionfsError(f"Invalid container name ({name})", "only [a-zA-Z0-9][a-zA-Z0-9_.-]+ are allowed")
     return word

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,21 @@ def become(user: User, names: Sequence[str], no_new_privs: bool) -> None:
         capabilities.set_all(numbers)
     if no_new_privs:
         capabilities.set_no_new_privs()
+
+
+def user_here(word: str) -> User:
+    """`user_of` by the files of this process's own root, which is a container's."""
+    return user_of(word, _content("/etc/passwd"), _content("/etc/group"))
+
+
+def _content(path: str) -> bytes:
+    """A file of the image's; a pipe or a device in its place would hold the caller up."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with open(fd, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
 def _set_groups(user: User) -> None:

@@ -26,7 +26,7 @@ from unionfs import events
 from unionfs.container import init, rootfs, ulimits
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
-from unionfs.container.privileges import become, user_of
+from unionfs.container.privileges import become, user_here
 from unionfs.container.rootfs import Source
 from unionfs.container.seccomp import program
 from unionfs.container.spec import Spec
@@ -73,7 +73,6 @@ class Program(NamedTuple):
     capabilities: tuple[str, ...]
     seccomp: bool
     no_new_privs: bool
-    profile: bytes = b""
 
     @classmethod
     def of(cls, spec: Spec) -> Program:
@@ -192,14 +191,14 @@ def _become_and_exec(run: Program, streams: Streams, explain: Explainer) -> NoRe
     """The last steps: streams, user, rights, program. Raises StartError and OSError."""
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
-    user = user_of(run.user, _content("/etc/passwd"), _content("/etc/group"))
+    user = user_here(run.user)
     environment = _environment(run.env, user.home)
     if run.tty:
         os.fchown(0, user.uid, -1)
     _enter_directory(run.workdir)
     caps = ", ".join(run.capabilities) or "none"
     explain.step(f"setgid({user.gid}), setuid({user.uid}), capset", f"capabilities: {caps}", "capabilities(7)")
-    rules = run.profile or program(run.capabilities) if run.seccomp else b""
+    rules = program(run.capabilities) if run.seccomp else b""
     if rules and not run.no_new_privs:  # loading it needs a capability that the program does not get
         seccomp.load(rules)
     become(user, run.capabilities, run.no_new_privs)
@@ -226,16 +225,6 @@ def _enter_directory(path: str) -> None:
         os.chdir(path)
     except OSError as error:
         raise StartError(f"working directory {path}", error.strerror or "", "", CANNOT_INVOKE) from error
-
-
-def _content(path: str) -> bytes:
-    """A file of the image's; a pipe or a device in its place would hold the start up."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    with open(fd, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
 def _exec(argv: Sequence[str], environment: dict[str, str], explain: Explainer) -> NoReturn:
@@ -289,7 +278,12 @@ def _find(name: str, path: str) -> str:
 
 
 def tell_failure(descriptor: int, failure: BaseException) -> None:
-    """Write a failure so that `read_failure` raises it again elsewhere."""
+    """Write a failure for `read_failure`."""
+    os.write(descriptor, words_of(failure))
+
+
+def words_of(failure: BaseException) -> bytes:
+    """A failure as `failure_of` reads it."""
     if isinstance(failure, UnionfsError):
         status = failure.exit_status if isinstance(failure, StartError) else FAILED
         fields = [failure.what, failure.why, failure.hint, status]
@@ -298,7 +292,7 @@ def tell_failure(descriptor: int, failure: BaseException) -> None:
         fields = [what, failure.strerror or str(failure), "unionfs run --explain shows the steps", FAILED]
     else:
         fields = ["the container's start", f"{type(failure).__name__}: {failure}", "", FAILED]
-    os.write(descriptor, json.dumps(fields).encode())
+    return json.dumps(fields).encode()
 
 
 def read_failure(descriptor: int) -> StartError | None:
@@ -309,7 +303,7 @@ def read_failure(descriptor: int) -> StartError | None:
 
 
 def failure_of(words: bytes) -> StartError:
-    """The failure that `tell_failure` wrote."""
+    """The failure that `words_of` wrote down."""
     return StartError(*json.loads(words))
 
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from unionfs.container.explain import Explainer
-from unionfs.container.spec import TMPFS, Mount
+from unionfs.container.spec import TMPFS, Mount, normal
 from unionfs.errors import UnionfsError
 from unionfs.linux import mountfd, mounts, namespaces
 from unionfs.linux.mountfd import ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY
@@ -75,7 +75,8 @@ def open_source(mount: Mount, path: str) -> Source:
 
 def build(root: str, sources: Sequence[Source], files: Sequence[Source], read_only: bool, explain: Explainer) -> int:
     """Make the mounts inside `root`, which is a mount point itself. A descriptor of it, for `enter`. Raises OSError and
-    UnionfsError. `files` are those that the launcher itself puts into /etc."""
+    UnionfsError. `files` are those that the launcher itself puts into /etc; `sources` are in the order of a Spec, by
+    the depth of their targets."""
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     explain.step('mount_setattr("/", MS_SLAVE, recursive)', "no mount made here is seen outside", "mount_namespaces(7)")
     mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
@@ -83,7 +84,7 @@ def build(root: str, sources: Sequence[Source], files: Sequence[Source], read_on
     tree.kernel("/proc", "proc", _SAFE, "the processes of this pid namespace", "proc(5)")
     tree.devices()
     tree.sys()
-    for source in (*files, *sorted(sources, key=lambda source: source.mount.target.count("/"))):
+    for source in (*files, *sources):
         tree.volume(source)
     tree.hide()
     tree.root_attributes(read_only)
@@ -93,7 +94,7 @@ def build(root: str, sources: Sequence[Source], files: Sequence[Source], read_on
 def mount_volumes(fd: int, sources: Sequence[Source]) -> None:
     """The user's mounts alone, into the root that a descriptor names: to look into a container that does not run."""
     tree = _Tree(fd, Explainer())
-    for source in sorted(sources, key=lambda source: source.mount.target.count("/")):
+    for source in sources:
         tree.volume(source)
 
 
@@ -225,13 +226,6 @@ class _Tree:
     def _open(self, path: str, resolve: int = mountfd.RESOLVE_IN_ROOT) -> int:
         return mountfd.open_in_root(self.root, os.fsencode(path), os.O_PATH, resolve=resolve)
 
-    def _exists(self, path: str) -> bool:
-        try:
-            os.close(self._open(path))
-        except OSError:
-            return False
-        return True
-
     def _plain(self, path: str) -> int:
         """One of the launcher's own targets: no symbolic link may lead it elsewhere, not even inside the root."""
         try:
@@ -262,7 +256,7 @@ class _Tree:
             to = os.path.join(parent, os.readlink(name, dir_fd=directory))
             if links == 0:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
-            return self._make("/" + os.path.normpath(to).lstrip("/"), is_directory, links - 1)
+            return self._make(normal(to), is_directory, links - 1)
         finally:
             os.close(directory)
         return self._open(path)

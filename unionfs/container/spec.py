@@ -8,6 +8,7 @@ by a newer program.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, NamedTuple
 
 BIND, VOLUME, TMPFS = "bind", "volume", "tmpfs"
@@ -28,6 +29,11 @@ class Mount(NamedTuple):
     """tmpfs: words of mount(8), as "size=64m" and "mode=1777"."""
     creates: bool = False
     """A source that is missing is made, a directory: docker's -v, not its --mount."""
+
+
+def normal(path: str) -> str:
+    """A path in the container, absolute, with one slash at its beginning: POSIX lets normpath(3) keep two."""
+    return "/" + os.path.normpath(path).lstrip("/")
 
 
 class Limits(NamedTuple):
@@ -54,6 +60,7 @@ class Spec(NamedTuple):
     interactive: bool = False
     """Standard input is kept open."""
     mounts: tuple[Mount, ...] = ()
+    """By the depth of their targets, as they are made."""
     read_only: bool = False
     network: str = "none"
     init: bool = False

@@ -21,7 +21,7 @@ from typing import IO, NamedTuple, NoReturn
 
 from unionfs.container import process, rootfs, roots, storage
 from unionfs.container.lifecycle import Container
-from unionfs.container.privileges import user_of
+from unionfs.container.privileges import user_here
 from unionfs.errors import UnionfsError
 from unionfs.image.archive import unpack
 from unionfs.image.database import Database
@@ -123,15 +123,9 @@ def _take(stream: IO[bytes], folder: str, rights: Rights) -> bytes:
     """Inside: unpack what comes."""
     owner: tuple[int, int] | None = None
     if rights.owner:
-        user = user_of(rights.owner, _content("/etc/passwd"), _content("/etc/group"))
+        user = user_here(rights.owner)
         owner = (user.uid, user.gid)
     unpack(stream, folder, is_layer=False, owner=owner, mode=rights.mode)
-    return b""
-
-
-def _content(path: str) -> bytes:
-    with suppress(OSError), open(path, "rb") as file:
-        return file.read()
     return b""
 
 

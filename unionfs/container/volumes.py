@@ -12,19 +12,17 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from unionfs.container.names import new_id
+from unionfs.container.names import is_name, new_id
 from unionfs.container.spec import BIND, VOLUME, Mount
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image.database import Database
 from unionfs.linux import files
 
 DATA = "_data"
-_FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-_NEXT = _FIRST + "_.-"
 
 
 class Volume(NamedTuple):
@@ -40,7 +38,7 @@ class Volume(NamedTuple):
 
 def check_name(name: str) -> str:
     """Raises UnionfsError for what can be no volume's name."""
-    if len(name) < 2 or name[0] not in _FIRST or name.strip(_NEXT):
+    if not is_name(name):
         only = 'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'
         why = f'"{name}" includes invalid characters for a local volume name, {only}'
         raise UnionfsError(f"create {name}", why, "for a directory of the host, give an absolute path")
@@ -152,12 +150,6 @@ class Volumes:
         )
         return [row[0] for row in connection.execute(query, (container, container))]
 
-    def unused(self, named: bool, labels: Iterable[tuple[str, str | None]] = ()) -> list[Volume]:
-        """Those that no container has: anonymous ones, or with `named` all; with these labels."""
-        volumes = (volume for volume in self.all() if not volume.users and (named or volume.anonymous))
-        return [
-            volume
-            for volume in volumes
-            if all(volume.labels.get(key, value or "") == value or (value is None and key in volume.labels)
-                   for key, value in labels)
-        ]  # fmt: skip
+    def unused(self, named: bool) -> list[Volume]:
+        """Those that no container has: anonymous ones, or with `named` all."""
+        return [volume for volume in self.all() if not volume.users and (named or volume.anonymous)]

@@ -35,6 +35,11 @@ class Image(NamedTuple):
         return self.id.removeprefix(PREFIX)[:_SHORT]
 
     @property
+    def rules(self) -> dict[str, Any]:
+        """What containers of it start from: the `config` of its config, as Env, Cmd, User."""
+        return self.config.get("config") or {}
+
+    @property
     def name(self) -> str:
         """What to call it: its first name, or its id."""
         return self.tags[0] if self.tags else self.short_id

@@ -73,7 +73,7 @@ NAMES = (
 """The capabilities, each at the place of its number."""
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 23, 24, 47, 4
-_PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 8, 38
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def limit_bounding_set(numbers: Iterable[int]) -> None:
@@ -95,11 +95,6 @@ def set_all(numbers: Iterable[int]) -> None:
     low, high = before[1] & mask & 0xFFFFFFFF, before[4] & mask >> 32
     check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     check(libc.capset(header, _SETS.pack(low, low, 0, high, high, 0)))
-
-
-def keep_over_setuid(on: bool) -> None:
-    """Whether permitted capabilities stay when the user changes from root to another (PR_SET_KEEPCAPS)."""
-    check(libc.prctl(_PR_SET_KEEPCAPS, int(on), 0, 0, 0))
 
 
 def set_no_new_privs() -> None:

@@ -133,6 +133,12 @@ def find(path: bytes, mounts: list[Mount] | None = None) -> Mount:
     return best
 
 
+def inside(path: bytes) -> list[Mount]:
+    """The mounts below `path`, an absolute one, not that on `path` itself."""
+    below = path.rstrip(b"/") + b"/"
+    return [entry for entry in table() if entry.point.startswith(below) and entry.point != below]
+
+
 def is_mountpoint(path: bytes) -> bool:
     """Whether something is mounted on exactly `path`."""
     path = absolute(path)

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from unionfs.linux.libc import check, libc
 
-CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
 FLAG_NAMES = {
@@ -21,7 +21,7 @@ FLAG_NAMES = {
     CLONE_NEWCGROUP: "CLONE_NEWCGROUP",
 }  # fmt: skip
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 4, 15, 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _START_TIME = 19  # of the fields of /proc/PID/stat behind the command's name
 
@@ -67,11 +67,6 @@ def set_dumpable(on: bool) -> None:
 def set_name(name: bytes) -> None:
     """The name that ps(1) shows for this thread, 15 bytes (PR_SET_NAME)."""
     check(libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name[:15]), 0, 0, 0))
-
-
-def become_subreaper() -> None:
-    """Orphans among the descendants become children of this process (PR_SET_CHILD_SUBREAPER)."""
-    check(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def start_time(pid: int) -> int:
