@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from unionfs.cli import formats, table
 from unionfs.cli.command import Command, UsageError, shown
-from unionfs.cli.run import attached, launcher_status, needs_terminal, rooted
-from unionfs.container import enter
+from unionfs.cli.run import attached, command_of, launcher_status, needs_terminal, rooted
+from unionfs.container import enter, roots
 from unionfs.container.lifecycle import Container
 from unionfs.container.process import Streams
 from unionfs.container.quantities import parse_duration, parse_signal
@@ -155,7 +155,7 @@ def _exec_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    words = command_of(arguments)
     if not words:
         raise UsageError("exec", "no command is given", "unionfs exec [OPTIONS] CONTAINER COMMAND")
     tty, interactive = arguments.tty and not arguments.detach, arguments.interactive and not arguments.detach
@@ -218,23 +218,11 @@ def _prune(arguments: argparse.Namespace) -> None:
     for record in Container.all():
         if not record.is_running:
             container = Container(record.id)
-            space = disk_usage(os.path.join(container.directory, "upper"))
+            space = roots.space_of(os.path.join(container.directory, "upper"))
             container.remove()
             gone.append(record.id)
             size += space
-    if gone:
-        print("Deleted Containers:", *gone, sep="\n")
-        print()
-    print(f"Total reclaimed space: {formats.size(size)}")
-
-
-def disk_usage(path: str) -> int:
-    """Bytes that all files below a directory take."""
-    total = 0
-    for folder, folders, names in os.walk(path):
-        for name in (*folders, *names):
-            total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-    return total
+    formats.show_removed("Containers", gone, size)
 
 
 # --- top

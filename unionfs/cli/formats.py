@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unionfs.cli import table
+from unionfs.cli.command import UsageError
 from unionfs.errors import UnionfsError, did_you_mean
 
 Row = dict[str, Any]
@@ -70,6 +71,26 @@ def _value(row: Row, path: str, as_json: bool) -> str:
     if as_json or isinstance(value, dict | list):
         return json.dumps(value)
     return {True: "true", False: "false", None: ""}.get(value, str(value)) if not isinstance(value, str) else value
+
+
+def check_filter(key: str, known: Sequence[str]) -> None:
+    """Raises UsageError for a key of --filter that there is not."""
+    if key not in known:
+        raise UsageError("--filter", f"invalid filter '{key}'", did_you_mean(key, known) or ", ".join(known))
+
+
+def has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    """`NAME`, or `NAME=VALUE`."""
+    name, equals, text = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == text)
+
+
+def show_removed(what: str, gone: Sequence[str], space: int) -> None:
+    """What a prune removed, "Containers" and the like, and the bytes that it took."""
+    if gone:
+        print(f"Deleted {what}:", *gone, sep="\n")
+        print()
+    print(f"Total reclaimed space: {size(space)}")
 
 
 def ago(seconds: float) -> str:

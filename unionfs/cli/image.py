@@ -19,7 +19,7 @@ from unionfs.cli.container import agrees, each
 from unionfs.cli.progress import bar
 from unionfs.cli.ps import image_document, show_documents
 from unionfs.cli.run import rooted
-from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.errors import UnionfsError
 from unionfs.image import imports, layout, reference, transfer
 from unionfs.image.changes import apply_changes
 from unionfs.image.database import Database
@@ -85,15 +85,12 @@ def _steps(store: Store) -> set[str]:
 
 def _has(image: Image, word: str) -> bool:
     key, _, value = word.partition("=")
-    if key not in _FILTERS:
-        raise UsageError("--filter", f"invalid filter '{key}'", did_you_mean(key, _FILTERS) or ", ".join(_FILTERS))
+    formats.check_filter(key, _FILTERS)
     if key == "dangling":
         return (not image.tags) == (value in ("true", "1"))
     if key == "reference":
         return any(value in (tag, tag.rpartition(":")[0]) for tag in image.tags)
-    labels = image.rules.get("Labels") or {}
-    name, equals, text = value.partition("=")
-    return name in labels and (not equals or labels[name] == text)
+    return formats.has_label(image.rules.get("Labels") or {}, value)
 
 
 def _rows(image: Image, whole: bool) -> list[formats.Row]:
@@ -206,10 +203,7 @@ def _prune(arguments: argparse.Namespace) -> None:
         return
     with _store() as store:
         gone, size = store.prune(arguments.all)
-    if gone:
-        print("Deleted Images:", *(f"deleted: {image}" for image in gone), sep="\n")
-        print()
-    print(f"Total reclaimed space: {formats.size(size)}")
+    formats.show_removed("Images", [f"deleted: {image}" for image in gone], size)
 
 
 # --- load, save

@@ -15,14 +15,14 @@ from typing import Any
 
 from unionfs.cli import formats
 from unionfs.cli.command import Command, UsageError
-from unionfs.container import log
+from unionfs.container import log, roots
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.lifecycle import Container
 from unionfs.container.quantities import parse_moment
 from unionfs.container.spec import VOLUME
 from unionfs.container.state import CREATED, RUNNING, STARTING, Containers, Record
 from unionfs.container.volumes import Volumes
-from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.image.images import Images
 
@@ -64,8 +64,7 @@ def _filter(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     if not equals:
         raise UsageError("--filter", f"{word} is not KEY=VALUE", "as in status=exited")
-    if key not in _FILTERS:
-        raise UsageError("--filter", f"invalid filter '{key}'", did_you_mean(key, _FILTERS) or ", ".join(_FILTERS))
+    formats.check_filter(key, _FILTERS)
     return key, value
 
 
@@ -96,16 +95,15 @@ def _matches(record: Record, wanted: Sequence[tuple[str, str]], key: str) -> boo
 def _has(record: Record, key: str, value: str) -> bool:
     spec = record.spec
     if key == "label":
-        name, equals, text = value.partition("=")
-        labels = dict(spec.labels)
-        return name in labels and (not equals or labels[name] == text)
+        return formats.has_label(dict(spec.labels), value)
     if key == "volume":
         return any(value in (mount.source, mount.target) for mount in spec.mounts)
+    if key == "status":  # apart from the others, since it asks the cgroup
+        return state_of(record) == value
     image_id = (record.image or "").removeprefix("sha256:")[:12]
     return {
         "id": record.id.startswith(value),
         "name": value.removeprefix("/") in record.name,
-        "status": state_of(record) == value,
         "ancestor": value in (spec.image_name, f"{spec.image_name}:latest", image_id),
         "exited": record.status == "exited" and str(record.exit_code) == value,
         "network": spec.network == value,
@@ -149,15 +147,8 @@ def row_of(record: Record, whole: bool, sized: Database | None = None) -> format
         "Networks": spec.network,
     }
     if sized is not None:
-        row["Size"] = formats.size(_upper_size(sized.path("containers", record.id, "upper")))
+        row["Size"] = formats.size(roots.space_of(sized.path("containers", record.id, "upper"), directories=False))
     return row
-
-
-def _upper_size(path: str) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        total += sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for name in names)
-    return total
 
 
 # --- inspect

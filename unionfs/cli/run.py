@@ -91,11 +91,10 @@ def request_of(arguments: argparse.Namespace) -> Request:
         *map(parse_tmpfs, arguments.tmpfs),
     ]
     entrypoint = arguments.entrypoint
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     return Request(
         image="" if arguments.rootfs else arguments.image,
         rootfs=tuple(arguments.image.split(":")) if arguments.rootfs else (),
-        command=tuple(words),
+        command=tuple(command_of(arguments)),
         name=arguments.name,
         entrypoint=None if entrypoint is None else (entrypoint,) if entrypoint else (),
         environment=(*_lines(arguments.env_file), *arguments.env),
@@ -122,6 +121,12 @@ def request_of(arguments: argparse.Namespace) -> Request:
         remove=arguments.rm,
         **_security(arguments.security_opt),
     )
+
+
+def command_of(arguments: argparse.Namespace) -> list[str]:
+    """The words behind IMAGE or CONTAINER, without a "--" before them."""
+    words: list[str] = arguments.words
+    return words[1:] if words[:1] == ["--"] else words
 
 
 def _lines(files: list[str]) -> Iterator[str]:

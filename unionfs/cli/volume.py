@@ -9,12 +9,13 @@ import argparse
 import os
 
 from unionfs.cli import formats
-from unionfs.cli.command import Command, UsageError
-from unionfs.cli.container import agrees, disk_usage, each
+from unionfs.cli.command import Command
+from unionfs.cli.container import agrees, each
 from unionfs.cli.ps import show_documents, volume_document
 from unionfs.cli.run import rooted
+from unionfs.container import roots
 from unionfs.container.volumes import Volume, Volumes
-from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 
 _COLUMNS = (("driver", "Driver"), ("volume name", "Name"))
@@ -50,14 +51,12 @@ def _ls(arguments: argparse.Namespace) -> None:
 
 def _has(volume: Volume, word: str) -> bool:
     key, _, value = word.partition("=")
-    if key not in _FILTERS:
-        raise UsageError("--filter", f"invalid filter '{key}'", did_you_mean(key, _FILTERS) or ", ".join(_FILTERS))
+    formats.check_filter(key, _FILTERS)
     if key == "dangling":
         return (not volume.users) == (value in ("true", "1"))
     if key == "name":
         return value in volume.name
-    name, equals, text = value.partition("=")
-    return name in volume.labels and (not equals or volume.labels[name] == text)
+    return formats.has_label(volume.labels, value)
 
 
 def _row(volume: Volume) -> formats.Row:
@@ -113,17 +112,14 @@ def _prune(arguments: argparse.Namespace) -> None:
     with Database() as database:
         volumes = Volumes(database)
         for volume in volumes.unused(arguments.all):
-            space = disk_usage(os.path.dirname(volume.path))
+            space = roots.space_of(os.path.dirname(volume.path))
             try:
                 volumes.remove(volume.name)
             except UnionfsError:
                 continue  # a container has it since
             gone.append(volume.name)
             size += space
-    if gone:
-        print("Deleted Volumes:", *gone, sep="\n")
-        print()
-    print(f"Total reclaimed space: {formats.size(size)}")
+    formats.show_removed("Volumes", gone, size)
 
 
 COMMANDS = {
