@@ -68,6 +68,19 @@ def test_from_start_to_end(rootless: Rootless) -> None:
     assert rootless.ok("volume", "rm", "vol") == "vol"
 
 
+def test_closed_files_are_shown_kept_and_dropped(rootless: Rootless) -> None:
+    """Only root of the user namespace may look into them."""
+    script = "mkdir /closed && echo x > /closed/file && chmod 0 /closed/file /closed"
+    rootless.ok("run", "--name", "closed", "host", "sh", "-c", script)
+    assert rootless.ok("diff", "closed").splitlines() == ["A /closed", "A /closed/file"]
+    rootless.ok("commit", "closed", "kept")
+    assert rootless.ok("save", "kept", "-o", "/dev/null") == ""
+    rootless.ok("discard", "-y", "closed")
+    assert rootless.ok("diff", "closed") == ""
+    rootless.ok("rm", "closed")
+    assert rootless.ok("doctor", "--clean").startswith("there is nothing to clean")
+
+
 def test_what_it_cannot_have_is_said(rootless: Rootless) -> None:
     limited = rootless("run", "--rm", "--memory", "64m", "host", "true")
     if limited.returncode:

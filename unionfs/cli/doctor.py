@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from unionfs.cli import helper, table
 from unionfs.cli.command import Command, as_root, this_command
+from unionfs.container import rootless
 from unionfs.container.clean import clean
 from unionfs.fuse.mount import SUBTYPE, choose
 from unionfs.image.database import Database
@@ -313,6 +314,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(helper.install() if arguments.install_helper else helper.uninstall())
         return 0
     if arguments.clean:
+        rootless.enter()
         with Database() as database:
             gone = clean(database)
         print("\n".join(f"removed {what}" for what in gone) or f"there is nothing to clean in {database.root}")

@@ -350,7 +350,7 @@ COMMANDS = {
     ),
     "save": Command(
         "Save images to an archive that docker, podman and others load: an OCI layout with docker's manifest.json.",
-        _save_arguments, _save,
+        _save_arguments, rooted(_save),
     ),
     "import": Command(
         "Make an image of one layer: of an archive of a root filesystem, of a directory, or of this machine's own "
@@ -358,5 +358,5 @@ COMMANDS = {
         _import_arguments, rooted(_import),
     ),
     "pull": Command("Get an image from a registry. Needs the program skopeo.", _pull_arguments, rooted(_pull)),
-    "push": Command("Put an image into a registry. Needs the program skopeo.", _pull_arguments, _push),
+    "push": Command("Put an image into a registry. Needs the program skopeo.", _pull_arguments, rooted(_push)),
 }  # fmt: skip

@@ -238,7 +238,7 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
         "GraphDriver": {
             "Name": spec.storage,
             "Data": {"UpperDir": os.path.join(folder, "upper"), "WorkDir": os.path.join(folder, "work"),
-                     "LowerDir": list(_lowers(database, record)), "MergedDir": f"/proc/{record.pid}/root"},
+                     "LowerDir": list(roots.lower_layers(database, record)), "MergedDir": f"/proc/{record.pid}/root"},
         },
         "Mounts": [
             {
@@ -268,13 +268,6 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
             "ExposedPorts": {port: {} for port in spec.ports},
         },
     }  # fmt: skip
-
-
-def _lowers(database: Database, record: Record) -> Sequence[str]:
-    if record.image is None:
-        return record.spec.rootfs
-    images = Images(database)
-    return images.layer_directories(images.resolve(record.image))
 
 
 def image_document(database: Database, name: str) -> dict[str, Any]:

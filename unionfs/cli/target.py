@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from unionfs.cli.command import shown
-from unionfs.container import roots
+from unionfs.container import rootless, roots
 from unionfs.container.state import Containers
 from unionfs.container.storage import DIALECTS as DIALECTS_OF_DRIVERS
 from unionfs.errors import UnionfsError
@@ -66,6 +66,7 @@ def find(place: str) -> Target:
     """The union mounted on the directory `place`, or that of the upper `place`, or a container's of that name, where
     there is no such path. Raises UnionfsError."""
     if "/" not in place and not os.path.lexists(place):
+        rootless.enter()  # what is in its layers may be closed to this user, and open to its root
         with Database() as database:
             return _of_container(database, place)
     path = mounts.absolute(os.fsencode(place))
