@@ -380,6 +380,17 @@ def test_commit_keeps_the_rules(box: Launcher) -> None:
     assert box.inspect("box")["State"]["Status"] == "running"
 
 
+def test_an_archive_goes_into_a_pipe_and_behind_a_link_and_replaces_neither(shared: Launcher, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("file")
+    with (tmp_path / "read").open("wb") as read, subprocess.Popen(["cat", pipe], stdout=read):
+        shared.ok("save", "-o", pipe, "host")
+    assert pipe.is_fifo() and tarfile.is_tarfile(tmp_path / "read")
+    shared.ok("save", "-o", link, "host")
+    assert link.is_symlink() and tarfile.is_tarfile(tmp_path / "file")
+
+
 def test_export_is_the_whole_tree(launcher: Launcher, tmp_path: Path) -> None:
     script = "echo x > /vol/in; echo y > /new; rm /etc/services"
     launcher.ok("run", "--name", "box", "-v", "vol:/vol", "host", "sh", "-c", script)

@@ -264,13 +264,19 @@ def _familiar(name: str) -> str:
 
 @contextmanager
 def output(path: str | None) -> Iterator[IO[bytes]]:
-    """A file that is there whole or not at all, or standard output. Raises UsageError for a terminal."""
+    """A file that is there whole or not at all, or standard output. A device or a pipe of that name is written to, not
+    replaced. Raises UsageError for a terminal."""
     if path in (None, "-"):
         if sys.stdout.isatty():
             why = "is a terminal, and an archive would be written to it"
             raise UsageError("standard output", why, "-o FILE, or > FILE")
         yield sys.stdout.buffer
         return
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = os.path.realpath(path)
     aside = f"{path}.{os.getpid()}.part"
     try:
         with open(aside, "xb") as file:
