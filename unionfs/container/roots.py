@@ -20,7 +20,7 @@ from unionfs.container.rootfs import Source, open_source
 from unionfs.container.spec import TMPFS, VOLUME, Mount, Spec
 from unionfs.container.state import REMOVING, Containers, Record
 from unionfs.container.storage import DIALECTS, Place
-from unionfs.container.volumes import Volumes
+from unionfs.container.volumes import Volumes, clear
 from unionfs.image.database import Database
 from unionfs.image.images import Images
 from unionfs.linux import files
@@ -151,10 +151,10 @@ def remove(database: Database, record: Record, volumes: bool) -> None:
     Cgroup.of(record.id).remove()
     _remove_tree(containers.directory(record.id))
     with database.writing() as connection:
-        released = Volumes(database).released(connection, record.id) if volumes else []
+        released = Volumes(database).release(connection, record.id) if volumes else []
         connection.execute("DELETE FROM containers WHERE id = ?", (record.id,))
-    for name in released:
-        Volumes(database).remove(name)
+    for aside in released:
+        clear(aside)
 
 
 def _remove_tree(path: str) -> None:

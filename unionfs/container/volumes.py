@@ -127,13 +127,13 @@ class Volumes:
                     f"remove {name}", f"volume is in use - [{', '.join(ids)}]",
                     f"remove what uses it first: unionfs rm {' '.join(volume.users)}",
                 )  # fmt: skip
-            connection.execute("DELETE FROM volumes WHERE name=?", (name,))
-            aside = self._put_aside(name)
-        with suppress(OSError):
-            files.remove_tree(os.fsencode(aside))
+            aside = self._strike_out(connection, name)
+        clear(aside)
 
-    def _put_aside(self, name: str) -> str:
-        """Out of the way within the transaction, so that a volume made anew with its name is an empty one."""
+    def _strike_out(self, connection: sqlite3.Connection, name: str) -> str:
+        """Its row, and its directory aside within the transaction, so that a volume made anew with its name is an empty
+        one, and what a crash leaves is in tmp/."""
+        connection.execute("DELETE FROM volumes WHERE name=?", (name,))
         aside = self.database.aside()
         try:
             os.rename(os.path.dirname(self.path(name)), aside)
@@ -141,15 +141,24 @@ class Volumes:
             pass  # somebody removed it by hand
         return aside
 
-    def released(self, connection: sqlite3.Connection, container: str) -> list[str]:
-        """The anonymous volumes of a container that no other has; in the transaction that removes it."""
+    def release(self, connection: sqlite3.Connection, container: str) -> list[str]:
+        """In the transaction that removes a container: its anonymous volumes that no other has are struck out. Their
+        directories, aside, to be cleared when it is done."""
         query = (
             "SELECT name FROM volumes WHERE anonymous "
             "AND name IN (SELECT volume FROM container_volumes WHERE container=?) "
             "AND name NOT IN (SELECT volume FROM container_volumes WHERE container<>?) ORDER BY name"
         )
-        return [row[0] for row in connection.execute(query, (container, container))]
+        names = [row[0] for row in connection.execute(query, (container, container))]
+        connection.execute("DELETE FROM container_volumes WHERE container=?", (container,))
+        return [self._strike_out(connection, name) for name in names]
 
     def unused(self, named: bool) -> list[Volume]:
         """Those that no container has: anonymous ones, or with `named` all."""
         return [volume for volume in self.all() if not volume.users and (named or volume.anonymous)]
+
+
+def clear(aside: str) -> None:
+    """Remove what was put aside; what cannot be removed now is in tmp/, for `clean`."""
+    with suppress(OSError):
+        files.remove_tree(os.fsencode(aside))
