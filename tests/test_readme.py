@@ -35,8 +35,9 @@ def bash(script: str, place: Path) -> str:
     command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -P -m unionfs "$@"\n')
     command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}", "UNIONFS_ROOT": f"{place}/state"}
+    command = ["unshare", "--net", "bash", "-euo", "pipefail", "-c", f"ip link set lo up\n{script}"]
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, stdin=subprocess.DEVNULL,
+        command, cwd=place, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
@@ -45,7 +46,8 @@ def bash(script: str, place: Path) -> str:
 
 def python(script: str, place: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "UNIONFS_ROOT": str(place / "state")}
-    done = subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True)
+    command = ["unshare", "--net", sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 

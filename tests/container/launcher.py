@@ -19,6 +19,7 @@ class Launcher:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.environment = {"PATH": os.environ["PATH"], "UNIONFS_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+        self.environment["UNIONFS_NETWORK"] = "none"  # no test touches the machine's own network
 
     def __call__(self, *words: str | Path, cwd: Path | None = None) -> Result:
         return run([*COMMAND, *words], cwd, self.environment)

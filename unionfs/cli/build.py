@@ -21,7 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--label", action="append", default=[], metavar="NAME=VALUE", help="a note for people and programs")
     add("--target", default="", metavar="STAGE", help="stop behind this stage")
     add("--no-cache", action="store_true", help="do every step anew")
-    add("--network", choices=("none", "host"), default="none", help="the network of RUN; by default none")
+    add("--network", default="", metavar="NETWORK", help="the network of RUN; by default bridge")
     add("-q", "--quiet", action="store_true", help="print only the image's id")
     add("context", metavar="DIR", help="the directory whose files COPY and ADD find")
 

@@ -87,6 +87,15 @@ CONTAINERS = {
     "volume inspect": Place("volume", "all that is known of volumes"),
     "volume rm": Place("volume", "remove volumes"),
     "volume prune": Place("volume", "remove volumes that no container has"),
+    "port": Place("network", "the ports of a container that are published"),
+    "network create": Place("network", "make a network"),
+    "network ls": Place("network", "list networks"),
+    "network inspect": Place("network", "all that is known of networks"),
+    "network connect": Place("network", "put a container on a network"),
+    "network disconnect": Place("network", "take a container off a network"),
+    "network rm": Place("network", "remove networks"),
+    "network prune": Place("network", "remove networks that no container is on"),
+    "network graph": Place("network", "draw networks, containers, addresses and ports"),
     "manual": Place("manual"),
 }
 """The launcher's. A name of two words belongs to the group that the first one names."""
@@ -96,9 +105,10 @@ GROUPS = {
     "image": ("build", "pull", "push", "load", "save", "import", "tag", "history"),
     "container": (
         "run", "create", "start", "stop", "restart", "kill", "pause", "unpause", "wait", "attach", "exec", "logs",
-        "inspect", "top", "cp", "export", "commit", "rename", "rm", "diff", "stats",
+        "inspect", "top", "cp", "export", "commit", "rename", "rm", "diff", "stats", "port",
     ),
     "volume": (),
+    "network": (),
 }  # fmt: skip
 """The groups, and which of the commands of one word can also be written with the group's name before it, as docker
 has them: `image rm` is `rmi`."""

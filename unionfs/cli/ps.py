@@ -18,10 +18,12 @@ from unionfs.cli.command import Command, UsageError
 from unionfs.container import log, roots
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.lifecycle import Container
+from unionfs.container.networks import BRIDGE, Networks
 from unionfs.container.quantities import parse_moment
 from unionfs.container.spec import VOLUME
 from unionfs.container.state import CREATED, RUNNING, STARTING, Containers, Record
 from unionfs.container.volumes import Volumes
+from unionfs.container.wiring import published_ports
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.image.images import Images
@@ -76,8 +78,8 @@ def _list(arguments: argparse.Namespace, wanted: Sequence[tuple[str, str]]) -> N
         for record in Containers(database).all():
             if not (arguments.all or count is not None or by_state or record.status in (RUNNING, STARTING)):
                 continue
-            if all(_matches(record, wanted, key) for key in dict.fromkeys(key for key, _ in wanted)):
-                rows.append(row_of(record, arguments.no_trunc, database if arguments.size else None))
+            if all(_matches(database, record, wanted, key) for key in dict.fromkeys(key for key, _ in wanted)):
+                rows.append(row_of(database, record, arguments.no_trunc, arguments.size))
     rows = rows[:count]
     if arguments.quiet:
         for row in rows:
@@ -87,12 +89,12 @@ def _list(arguments: argparse.Namespace, wanted: Sequence[tuple[str, str]]) -> N
     formats.show(rows, columns, arguments.format)
 
 
-def _matches(record: Record, wanted: Sequence[tuple[str, str]], key: str) -> bool:
+def _matches(database: Database, record: Record, wanted: Sequence[tuple[str, str]], key: str) -> bool:
     """Whether one of the values that are asked for under this key is the container's."""
-    return any(_has(record, key, value) for other, value in wanted if other == key)
+    return any(_has(database, record, key, value) for other, value in wanted if other == key)
 
 
-def _has(record: Record, key: str, value: str) -> bool:
+def _has(database: Database, record: Record, key: str, value: str) -> bool:
     spec = record.spec
     if key == "label":
         return formats.has_label(dict(spec.labels), value)
@@ -106,8 +108,22 @@ def _has(record: Record, key: str, value: str) -> bool:
         "name": value.removeprefix("/") in record.name,
         "ancestor": value in (spec.image_name, f"{spec.image_name}:latest", image_id),
         "exited": record.status == "exited" and str(record.exit_code) == value,
-        "network": spec.network == value,
+        "network": value in _networks_of(database, record),
     }[key]
+
+
+def _networks_of(database: Database, record: Record) -> list[str]:
+    return [network.name for network, _ in Networks(database).endpoints(record.id)] or [record.spec.network]
+
+
+def _ports_of(database: Database, record: Record) -> list[str]:
+    """0.0.0.0:8080->80/tcp for what is published now, and 80/tcp for what is exposed and is not."""
+    if not record.is_running:
+        return []
+    ports = published_ports(database, record)
+    told = {f"{port.target}/{port.protocol}" for port in ports}
+    exposed = [port for port in record.spec.ports if port not in told]
+    return [*(f"{port.where}:{port.port}->{port.target}/{port.protocol}" for port in ports), *exposed]
 
 
 def state_of(record: Record) -> str:
@@ -127,7 +143,7 @@ def status_of(record: Record) -> str:
     return state.capitalize()
 
 
-def row_of(record: Record, whole: bool, sized: Database | None = None) -> formats.Row:
+def row_of(database: Database, record: Record, whole: bool, sized: bool) -> formats.Row:
     spec = record.spec
     command = " ".join(spec.argv)
     if not whole and len(command) > _COMMAND_LENGTH:
@@ -140,14 +156,14 @@ def row_of(record: Record, whole: bool, sized: Database | None = None) -> format
         "RunningFor": f"{formats.ago(time.time() - record.created)} ago",
         "Status": status_of(record),
         "State": state_of(record),
-        "Ports": "",
+        "Ports": ", ".join(_ports_of(database, record)),
         "Names": record.name,
         "Labels": ",".join(f"{name}={value}" for name, value in spec.labels),
         "Mounts": ",".join(mount.source for mount in spec.mounts if mount.source),
-        "Networks": spec.network,
+        "Networks": ",".join(_networks_of(database, record)),
     }
-    if sized is not None:
-        row["Size"] = formats.size(roots.space_of(sized.path("containers", record.id, "upper"), directories=False))
+    if sized:
+        row["Size"] = formats.size(roots.space_of(database.path("containers", record.id, "upper"), directories=False))
     return row
 
 
@@ -205,7 +221,7 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
     usage = record.spec.limits
     return {
         "Id": record.id,
-        "Created": _date(record.created),
+        "Created": date(record.created),
         "Path": spec.argv[0],
         "Args": list(spec.argv[1:]),
         "State": {
@@ -216,15 +232,21 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
             "Pid": record.pid,
             "ExitCode": record.exit_code,
             "Error": record.error,
-            "StartedAt": _date(record.started),
-            "FinishedAt": _date(record.finished),
+            "StartedAt": date(record.started),
+            "FinishedAt": date(record.finished),
         },
         "Image": record.image or "",
         "LogPath": os.path.join(folder, "log.json"),
         "Name": f"/{record.name}",
         "Driver": spec.storage,
+        "NetworkSettings": _network_settings(database, record),
         "HostConfig": {
             "NetworkMode": spec.network,
+            "Dns": list(spec.dns),
+            "DnsSearch": list(spec.dns_search),
+            "DnsOptions": list(spec.dns_options),
+            "ExtraHosts": list(spec.add_hosts),
+            "PublishAllPorts": spec.publish_all,
             "AutoRemove": spec.remove,
             "ReadonlyRootfs": spec.read_only,
             "Init": spec.init,
@@ -270,6 +292,29 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _network_settings(database: Database, record: Record) -> dict[str, Any]:
+    ports: dict[str, Any] = dict.fromkeys(record.spec.ports)
+    for port in published_ports(database, record):
+        key = f"{port.target}/{port.protocol}"
+        ports[key] = [*(ports.get(key) or ()), {"HostIp": port.where.strip("[]"), "HostPort": str(port.port)}]
+    networks = {}
+    for network, endpoint in Networks(database).endpoints(record.id):
+        found = endpoint.link if endpoint.outer else None
+        shown = {address.version: str(address) for address in (found.addresses if found else ())}
+        gateways = {address.version: str(address) for address in network.bridge.gateways} if found else {}
+        networks[network.name] = {
+            "Aliases": [*endpoint.aliases, *([] if network.name == BRIDGE else [record.short_id])],
+            "NetworkID": network.id, "Gateway": gateways.get(4, ""), "IPAddress": shown.get(4, ""),
+            "GlobalIPv6Address": shown.get(6, ""), "MacAddress": found.hardware if found else "",
+        }  # fmt: skip
+    first = next(iter(networks.values()), {}) if BRIDGE in networks else {}
+    return {
+        "SandboxKey": f"/proc/{record.pid}/ns/net" if record.pid else "", "Ports": ports, "Networks": networks,
+        "IPAddress": first.get("IPAddress", ""), "Gateway": first.get("Gateway", ""),
+        "MacAddress": first.get("MacAddress", ""),
+    }  # fmt: skip
+
+
 def image_document(database: Database, name: str) -> dict[str, Any]:
     images = Images(database)
     image = images.resolve(name)
@@ -296,7 +341,7 @@ def volume_document(volumes: Volumes, name: str) -> dict[str, Any]:
         "Name": volume.name,
         "Driver": "local",
         "Mountpoint": volume.path,
-        "CreatedAt": _date(volume.created),
+        "CreatedAt": date(volume.created),
         "Labels": volume.labels,
         "Scope": "local",
         "Anonymous": volume.anonymous,
@@ -304,7 +349,7 @@ def volume_document(volumes: Volumes, name: str) -> dict[str, Any]:
     }
 
 
-def _date(seconds: float) -> str:
+def date(seconds: float) -> str:
     if not seconds:
         return "0001-01-01T00:00:00Z"
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e9):09d}Z"

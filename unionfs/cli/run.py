@@ -48,7 +48,17 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
     add("--entrypoint", metavar="COMMAND", help="in place of the image's entrypoint; drops the image's arguments")
     add("-h", "--hostname", metavar="NAME", help="its host name; by default its id")
     add("--read-only", action="store_true", help="its root cannot be written to")
-    add("--network", "--net", default="none", metavar="NETWORK", help="by default none; or host")
+    add("--network", "--net", default="", metavar="NETWORK", help="bridge, none, host, container:NAME, or yours")
+    add("--network-alias", "--net-alias", action="append", default=[], metavar="NAME", help="a further name on it")
+    add("--ip", metavar="ADDRESS", help="its address on it, for networks of your own")
+    add("--ip6", metavar="ADDRESS", help="the same, IPv6")
+    add("-p", "--publish", action="append", default=[], metavar="[[ADDRESS:]PORT:]PORT", help="a port of the machine")
+    add("-P", "--publish-all", action="store_true", help="open a free port for each port that is exposed")
+    add("--publish-mode", default="proxy", metavar="MODE", help="by default proxy; nat keeps the client's address")
+    add("--dns", action="append", default=[], metavar="ADDRESS", help="who answers for names, not the machine's")
+    add("--dns-search", action="append", default=[], metavar="DOMAIN", help="what is tried behind a short name")
+    add("--dns-option", "--dns-opt", action="append", default=[], metavar="WORD", help="as in resolv.conf(5)")
+    add("--add-host", action="append", default=[], metavar="NAME:ADDRESS", help="a line for its /etc/hosts")
     add("--init", action="store_true", help="an init that passes signals on and reaps is process 1")
     add("-m", "--memory", type=parse_memory, default=0, metavar="SIZE", help="the most memory, as in 64m")
     add("--cpus", type=parse_cpus, default=0.0, metavar="N", help="the most processors, as in 1.5")
@@ -107,6 +117,15 @@ def request_of(arguments: argparse.Namespace) -> Request:
         volumes_from=tuple(map(parse_volumes_from, arguments.volumes_from)),
         read_only=arguments.read_only,
         network=arguments.network,
+        aliases=tuple(arguments.network_alias),
+        addresses=tuple(word for word in (arguments.ip, arguments.ip6) if word),
+        publish=tuple(arguments.publish),
+        publish_all=arguments.publish_all,
+        publish_mode=arguments.publish_mode,
+        dns=tuple(arguments.dns),
+        dns_search=tuple(arguments.dns_search),
+        dns_options=tuple(arguments.dns_option),
+        add_hosts=tuple(arguments.add_host),
         init=arguments.init,
         limits=Limits(arguments.memory, arguments.cpus, arguments.pids_limit),
         ulimits=tuple(arguments.ulimit),

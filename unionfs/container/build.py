@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     target: str = ""
     uses_cache: bool = True
-    network: str = "none"
+    network: str = ""
 
 
 class StepFailed(UnionfsError):

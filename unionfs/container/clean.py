@@ -1,8 +1,8 @@
 """Clean: take away what killed processes left in the state, and nothing else.
 
 Called by `doctor --clean`. What is not in the database is nobody's (see image/database.py): containers half made or
-half removed, files aside in tmp/ whose process is gone, and layers, blobs, containers' and volumes' directories without
-a row. What is young may be about to be entered by a process that lives, and stays.
+half removed, bridges that nobody is on, files aside in tmp/ whose process is gone, and layers, blobs, containers' and
+volumes' directories without a row. What is young may be about to be entered by a process that lives, and stays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from unionfs.container import roots
+from unionfs.container import roots, wiring
 from unionfs.container.state import Containers
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
@@ -28,6 +28,7 @@ def clean(database: Database, young_seconds: float = _YOUNG_SECONDS) -> list[str
         with suppress(UnionfsError):
             roots.remove(database, record, volumes=True)
             gone.append(f"container {record.name} ({record.status})")
+    gone += [f"bridge {name}" for name in wiring.tidy(database)]
     for path in _rubbish(database, time.time() - young_seconds):
         files.remove_tree(os.fsencode(path))
         gone.append(os.path.relpath(path, database.root))

@@ -18,19 +18,20 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from unionfs.container import names, roots
+from unionfs.container.attachment import networked
 from unionfs.container.mountspecs import combine
+from unionfs.container.networks import Network, Networks
 from unionfs.container.privileges import chosen
 from unionfs.container.quantities import parse_signal
 from unionfs.container.spec import VOLUME, Limits, Mount, Spec
 from unionfs.container.state import CREATED, Containers, Record
 from unionfs.container.storage import DIALECTS, check_driver
 from unionfs.container.volumes import Volumes, prepare_bind
-from unionfs.errors import UnionfsError, did_you_mean
+from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.image.images import Image, Images
 from unionfs.linux.mounts import absolute
 
-NETWORKS = ("none", "host")
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAME_TRIES = 20
 
@@ -54,7 +55,19 @@ class Request(NamedTuple):
     volumes_from: tuple[tuple[str, bool], ...] = ()
     """Containers whose mounts it gets too, and whether read-only."""
     read_only: bool = False
-    network: str = "none"
+    network: str = ""
+    """none, host, bridge, a network's name or id, container:NAME; "" is `default_network`."""
+    aliases: tuple[str, ...] = ()
+    """Further names on that network."""
+    addresses: tuple[str, ...] = ()
+    """The addresses it is to have there, one of IPv4 and one of IPv6 at most."""
+    publish: tuple[str, ...] = ()
+    publish_all: bool = False
+    publish_mode: str = "proxy"
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    add_hosts: tuple[str, ...] = ()
     init: bool = False
     limits: Limits = Limits()
     ulimits: tuple[tuple[str, int, int], ...] = ()
@@ -83,12 +96,13 @@ def create(database: Database, request: Request, starts: bool = False) -> Record
     config = image.rules if image else {}
     containers = Containers(database)
     container = names.new_id()
+    network, request = networked(database, request)
     spec = spec_of(request, config, container)
     shared = [(containers.find(name).spec.mounts, read_only) for name, read_only in request.volumes_from]
     own = [prepare_bind(mount) for mount in request.mounts]
     spec = spec._replace(mounts=combine(shared, own, config.get("Volumes") or ()))
     inherited = {mount.target for mounts, _ in shared for mount in mounts}
-    record = _enter(database, container, request, image, spec)
+    record = _enter(database, container, request, image, spec, network)
     try:
         roots.make(database, container, record.spec)
         _populate(database, record, inherited)
@@ -113,16 +127,15 @@ def _check(request: Request) -> None:
     check_driver(request.storage, request.storage_options)
     if request.name is not None:
         names.check_name(request.name)
-    if request.network not in NETWORKS:
-        hint = did_you_mean(request.network, NETWORKS) or f"the networks are {' and '.join(NETWORKS)}"
-        raise UnionfsError(f"network {request.network}", "not found", hint)
     for folder in request.rootfs:
         if not os.path.isdir(folder):
             hint = "name a directory with a system in it"
             raise UnionfsError(f"--rootfs {folder}", "there is no such directory", hint)
 
 
-def _enter(database: Database, container: str, request: Request, image: Image | None, spec: Spec) -> Record:
+def _enter(
+    database: Database, container: str, request: Request, image: Image | None, spec: Spec, network: Network | None
+) -> Record:
     """The row, with its volumes, in one transaction. A name of our own choice may be taken: then another."""
     for attempt in range(_NAME_TRIES):
         name = names.check_name(request.name) if request.name else names.new_name(attempt)
@@ -136,6 +149,8 @@ def _enter(database: Database, container: str, request: Request, image: Image | 
             mounts = Volumes(database).attach(connection, container, spec.mounts)
             spec = spec._replace(mounts=tuple(mounts))
             connection.execute("UPDATE containers SET spec=? WHERE id=?", (spec.to_json(), container))
+            if network is not None:
+                Networks(database).attach(connection, container, network, request.aliases, request.addresses)
         return containers.get(container)
     raise UnionfsError("no free name was found", "", "give one: --name NAME")
 
@@ -173,6 +188,13 @@ def spec_of(request: Request, config: dict[str, Any], container: str) -> Spec:
         interactive=request.interactive,
         read_only=request.read_only,
         network=request.network,
+        publish=request.publish,
+        publish_all=request.publish_all,
+        publish_mode=request.publish_mode,
+        dns=request.dns,
+        dns_search=request.dns_search,
+        dns_options=request.dns_options,
+        add_hosts=request.add_hosts,
         init=request.init,
         limits=request.limits,
         ulimits=request.ulimits,

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from unionfs.linux.sockets import Socket
 
-INPUT, INPUT_END, RESIZE, SIGNAL = b"i", b"e", b"r", b"k"
-"""From a client: keys, their end, the size of its terminal, a signal to pass on."""
+INPUT, INPUT_END, RESIZE, SIGNAL, NAMES = b"i", b"e", b"r", b"k", b"n"
+"""From a client: keys, their end, the size of its terminal, a signal to pass on, that names are to be answered for."""
 OUTPUT, ERROR, STARTED, FAILED, EXITED = b"o", b"E", b"s", b"f", b"x"
 """From the monitor: what the container put out, and how it went."""
 

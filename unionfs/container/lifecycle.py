@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots
+from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots, wiring
 from unionfs.container.cgroup import Cgroup, Usage
 from unionfs.container.create import Request
 from unionfs.container.explain import Explainer
@@ -185,6 +185,24 @@ class Container:
         if not record.is_running:
             raise UnionfsError(f"container {record.name}", "is not running", f"unionfs start {record.name}")
         return record
+
+    # Networks
+
+    def connect(self, network: str, aliases: Sequence[str] = (), addresses: Sequence[str] = ()) -> None:
+        """Put it on a network, with further names and addresses of one's choice there. Raises UnionfsError."""
+        with self._database() as database:
+            record = Containers(database).find(self.id)
+            has_names = wiring.connect(database, record, network, aliases, addresses)
+        if has_names and record.is_running:
+            connection = Frames(sockets.connect(self.directory, monitor.SOCKET))
+            connection.put(frames.NAMES)
+            for _ in _until_started(connection):
+                connection.close()
+
+    def disconnect(self, network: str) -> None:
+        """Take it off a network. Raises UnionfsError."""
+        with self._database() as database:
+            wiring.disconnect(database, Containers(database).find(self.id), network)
 
     # One more process
 

@@ -19,13 +19,14 @@ from contextlib import suppress
 from functools import partial
 
 from unionfs import events
-from unionfs.container import frames, process, roots, storage
+from unionfs.container import frames, process, roots, storage, wiring
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
 from unionfs.container.log import Writer
 from unionfs.container.process import StartError, Streams
 from unionfs.container.state import CREATED, CREATING, EXITED, RUNNING, STARTING, Containers, Record
+from unionfs.container.wiring import Wired
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.linux import mountfd, mounts, namespaces, sockets, terminal
@@ -69,8 +70,7 @@ def _become(explain: int) -> None:
 
 class _Monitor:
     def __init__(self, root: str, container: str, starter: Frames, explain: Explainer) -> None:
-        self.database = Database(root)
-        self.containers = Containers(self.database)
+        self._open_database(root)
         self.id = container
         self.starter = starter
         self.explain = explain
@@ -80,6 +80,7 @@ class _Monitor:
         self.master = self.input = -1
         self.outputs: dict[int, str] = {}
         self.error = ""
+        self.wired = Wired(process.OF_MACHINE)
 
     def run(self) -> int:
         """Start, stay until the end, undo. The exit status is this process's."""
@@ -107,9 +108,10 @@ class _Monitor:
 
     def _start(self, record: Record) -> None:
         spec = record.spec
+        self.explain.head("the monitor:")
+        self._wire(record)
         sources = roots.open_sources(self.database, spec)
         files = [*roots.open_files(self._path(), spec), *roots.hidden_state(self.database, record)]
-        self.explain.head("the monitor:")
         self.explain.step("unshare(CLONE_NEWNS)", "mounts that go when the last process goes", "mount_namespaces(7)")
         namespaces.unshare(CLONE_NEWNS)
         mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
@@ -123,7 +125,7 @@ class _Monitor:
         streams = self._open_streams(record)
         here, there = sockets.pair()
         started = time.time()
-        root = process.Root(place.target, sources, files)
+        root = process.Root(place.target, sources, files, self.wired.namespace)
         self.pid = process.start(spec, root, streams, there, self.cgroup, self.explain)
         there.close()
         for fd in set(streams) - {-1}:
@@ -133,15 +135,24 @@ class _Monitor:
             self.outputs = {self.master: "stdout"}
             self.input = os.dup(self.master) if spec.interactive else -1
         here.close()
-        for source in (*sources, *files):
-            if source.tree >= 0:
-                os.close(source.tree)
+        roots.close_sources([*sources, *files])
         self.process = os.pidfd_open(self.pid)
         start = namespaces.start_time(self.pid)
         self.containers.update(self.id, status=RUNNING, pid=self.pid, pid_start=start, started=started, error="")
         self.database.close()
         self.clients.append(self.starter)
         self.starter.put(frames.STARTED)
+
+    def _wire(self, record: Record) -> None:
+        self.wired = wiring.wire(self.database, record, self.explain)
+        if self.wired.listening or self.wired.has_names:
+            self.database.close()  # the helper is a fork that opens the state itself
+            self.wired = wiring.serve(self.database.root, self.id, self.wired, [self.starter.fileno()], self.explain)
+            self._open_database(self.database.root)
+
+    def _open_database(self, root: str) -> None:
+        self.database = Database(root)
+        self.containers = Containers(self.database)
 
     def _listen(self) -> Socket:
         with suppress(FileNotFoundError):
@@ -248,6 +259,11 @@ class _Monitor:
             elif kind == frames.SIGNAL:
                 with suppress(ProcessLookupError, ValueError):
                     os.kill(self.pid, *frames.NUMBER.unpack(content))
+            elif kind == frames.NAMES:
+                self.wired = wiring.serve(
+                    self.database.root, self.id, self.wired._replace(has_names=True), (), self.explain
+                )
+                client.put(frames.STARTED)
         if not client.is_open and client in self.clients:
             self.clients.remove(client)
         self._write_input()
@@ -322,9 +338,23 @@ class _Monitor:
                 os.kill(self.daemon_pid, signal.SIGKILL)
         if self.daemon_pid > 0:
             os.waitpid(self.daemon_pid, 0)
+        self._unwire()
         with suppress(FileNotFoundError):
             os.unlink(self._path(SOCKET))
         self.cgroup.remove()
+
+    def _unwire(self) -> None:
+        if self.wired.helper is not None:
+            self.wired.helper.end()
+        for one in self.wired.listening:
+            one.socket.close()
+        if self.wired.namespace >= 0:
+            os.close(self.wired.namespace)
+        try:
+            with Database(self.database.root) as database:
+                wiring.unwire(database, self.id)
+        except UnionfsError as failure:
+            events.error(f"its network stays: {failure}")
 
     def _deliver(self, clients: list[Frames]) -> None:
         """All that waits for clients, as long as they live; nothing of the container is held any more."""

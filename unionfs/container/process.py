@@ -86,11 +86,17 @@ class Program(NamedTuple):
 
 class Root(NamedTuple):
     """What process 1 makes its root of: where the merged tree is mounted in the monitor's mount namespace, the trees of
-    the user's mounts, and those of the launcher's own files."""
+    the user's mounts, and those of the launcher's own files; and a descriptor of its network namespace, or one of the
+    two below."""
 
     path: str
     sources: Sequence[Source]
     files: Sequence[Source]
+    network: int
+
+
+OF_MACHINE, OF_ITS_OWN = -1, -2
+"""In place of a network namespace's descriptor: that of the machine, and a new one with a loopback only."""
 
 
 def start(spec: Spec, root: Root, streams: Streams, terminal_to: Socket, cgroup: Cgroup, explain: Explainer) -> int:
@@ -143,16 +149,20 @@ def _first_process(
         explain.head("process 1 of the container:")
         explain.step('write("0") to .../unionfs/ID/tasks', "its cgroup: limits, counts, freezer", "cgroups(7)")
         join()
-        flags = NAMESPACES | (0 if spec.network == "host" else CLONE_NEWNET)
+        flags = NAMESPACES | (CLONE_NEWNET if root.network == OF_ITS_OWN else 0)
         explain.step(f"unshare({namespaces.names_of(flags)})", "what it sees is its own", "namespaces(7)")
         namespaces.unshare(flags)
+        if root.network == OF_ITS_OWN:
+            explain.step("ioctl(SIOCSIFFLAGS, lo, IFF_UP)", "a network with nothing but itself", "netdevice(7)")
+            terminal.loopback_up()
+        elif root.network != OF_MACHINE:
+            explain.step("setns(fd, CLONE_NEWNET)", "the network that the monitor has made", "setns(2)")
+            namespaces.setns(root.network, CLONE_NEWNET)
         explain.step(f"sethostname({spec.hostname})", "", "uts_namespaces(7)")
         namespaces.set_hostname(os.fsencode(spec.hostname))
         fd = rootfs.build(root.path, root.sources, root.files, spec.read_only, explain)
         rootfs.enter(fd, explain)
         os.umask(0o022)
-        if spec.network != "host":
-            _loopback_up(explain)
         if spec.tty:
             streams = _open_terminal(terminal_to, explain)
         ulimits.apply(spec.ulimits)
@@ -166,11 +176,6 @@ def _first_process(
             events.exception("the first process failed")
         tell_failure(told, failure)
     os._exit(FAILED)
-
-
-def _loopback_up(explain: Explainer) -> None:
-    explain.step("ioctl(SIOCSIFFLAGS, lo, IFF_UP)", "a network with nothing but itself", "netdevice(7)")
-    terminal.loopback_up()
 
 
 def _open_terminal(to: Socket, explain: Explainer) -> Streams:

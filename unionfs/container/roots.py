@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
+from unionfs.container import wiring
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.rootfs import Source, open_source
 from unionfs.container.spec import TMPFS, VOLUME, Mount, Spec
@@ -28,7 +29,8 @@ from unionfs.linux import files
 _BASE = "base"
 _BASE_DIRECTORIES = ("proc", "dev", "sys", "etc")
 FILES = ("hostname", "hosts", "resolv.conf")
-"""Files of /etc that the launcher writes, beside the container's log, and mounts."""
+"""Files of /etc that the launcher writes, beside the container's log, and mounts; the last two at each start
+(wiring.py)."""
 
 
 def make(database: Database, container: str, spec: Spec) -> None:
@@ -38,19 +40,10 @@ def make(database: Database, container: str, spec: Spec) -> None:
     os.mkdir(folder, 0o711)
     for name in ("upper", "work", "merged"):
         os.mkdir(os.path.join(folder, name), 0o755)
-    address = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    contents = {"hostname": spec.hostname + "\n", "hosts": f"{address}127.0.1.1\t{spec.hostname}\n"}
-    contents["resolv.conf"] = _resolvers() if spec.network == "host" else "# no network\n"
     for name in FILES:
         with open(os.path.join(folder, name), "x", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o644)
-            file.write(contents[name])
-
-
-def _resolvers() -> str:
-    with suppress(OSError), open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-        return file.read()
-    return ""
+            file.write(f"{spec.hostname}\n" if name == "hostname" else "")
 
 
 def _make_base(database: Database) -> None:
@@ -149,6 +142,7 @@ def remove(database: Database, record: Record, volumes: bool) -> None:
     containers = Containers(database)
     containers.claim(record.id, REMOVING, ("creating", "created", "exited", REMOVING))
     Cgroup.of(record.id).remove()
+    wiring.unwire(database, record.id)
     _remove_tree(containers.directory(record.id))
     with database.writing() as connection:
         released = Volumes(database).release(connection, record.id) if volumes else []

@@ -63,6 +63,16 @@ class Spec(NamedTuple):
     """By the depth of their targets, as they are made."""
     read_only: bool = False
     network: str = "none"
+    """The network that it was created with: none, host, a network's name, or container:ID."""
+    publish: tuple[str, ...] = ()
+    """What -p said, a word each: see network/ports.py."""
+    publish_all: bool = False
+    publish_mode: str = "proxy"
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    add_hosts: tuple[str, ...] = ()
+    """NAME:ADDRESS, for /etc/hosts."""
     init: bool = False
     limits: Limits = Limits()
     ulimits: tuple[tuple[str, int, int], ...] = ()

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from unionfs.errors import UnionfsError
 
 ROOT, ROOTLESS = "/var/lib/unionfs", "~/.local/share/unionfs"
-_VERSION = 1
+_VERSION = 2
 _PATIENCE_SECONDS = 60.0
 
 _SCHEMA = """
@@ -92,6 +92,48 @@ CREATE INDEX layer_images ON image_layers (diff_id);
 CREATE INDEX container_images ON containers (image);
 CREATE INDEX volume_containers ON container_volumes (volume);
 """
+
+
+_NETWORKS = """
+CREATE TABLE networks (
+    id TEXT PRIMARY KEY,           -- 64 hexadecimal digits
+    name TEXT NOT NULL UNIQUE,
+    driver TEXT NOT NULL,          -- bridge, host, null
+    subnets TEXT NOT NULL,         -- JSON: [[subnet, gateway, range or ""], ...]; IPv4 first; [] until first used
+    internal INTEGER NOT NULL,
+    labels TEXT NOT NULL,          -- JSON
+    created REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE endpoints (           -- which containers are on a network, running or not
+    container TEXT NOT NULL REFERENCES containers ON DELETE CASCADE,
+    network TEXT NOT NULL REFERENCES networks,
+    position INTEGER NOT NULL,     -- the first one is the way outside
+    aliases TEXT NOT NULL,         -- JSON: further names
+    static TEXT NOT NULL,          -- JSON: addresses that were asked for
+    outer TEXT NOT NULL DEFAULT '',    -- while it runs: the interfaces, outside and inside
+    inner TEXT NOT NULL DEFAULT '',
+    addresses TEXT NOT NULL DEFAULT '[]',
+    PRIMARY KEY (container, network)
+) WITHOUT ROWID;
+CREATE TABLE ports (               -- published, while it runs
+    container TEXT NOT NULL REFERENCES containers ON DELETE CASCADE,
+    address TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    target INTEGER NOT NULL,       -- the container's
+    protocol TEXT NOT NULL,
+    mode TEXT NOT NULL             -- proxy, nat
+);
+CREATE TABLE machine (             -- what we changed of the machine's network, to be put back
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX network_endpoints ON endpoints (network);
+INSERT INTO networks VALUES (lower(hex(randomblob(32))), 'bridge', 'bridge', '[]', 0, '{}', strftime('%s', 'now'));
+INSERT INTO networks VALUES (lower(hex(randomblob(32))), 'host', 'host', '[]', 0, '{}', strftime('%s', 'now'));
+INSERT INTO networks VALUES (lower(hex(randomblob(32))), 'none', 'null', '[]', 0, '{}', strftime('%s', 'now'));
+"""
+_STEPS = (_SCHEMA, _NETWORKS)
+"""What each version of the format added to the one before."""
 
 
 def default_root() -> str:
@@ -164,7 +206,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """A commit is not waited for (synchronous=NORMAL): after a power cut the last ones may be gone, whole."""
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version < _VERSION:
             version = self._create(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -178,10 +220,10 @@ class Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _SCHEMA.split(";\n"):
+        for step in _STEPS[version:]:
+            for statement in step.split(";\n"):
                 connection.execute(statement)
+        if version < _VERSION:
             connection.execute(f"PRAGMA user_version={_VERSION}")
-            version = _VERSION
         connection.execute("COMMIT")
-        return version
+        return max(version, _VERSION)

@@ -1,0 +1,435 @@
+"""Wiring: a container's network namespace, and what leads to it; made at its start, undone at its end.
+
+Called by the monitor, and by `network connect` and `disconnect` while a container runs. What is in the state decides,
+and the kernel follows: `_follow` makes the bridges that somebody is on, takes away those that nobody is on any more,
+and puts the rules in place, so that a bridge that a killed monitor left goes at the next start or end, or by
+`doctor --clean`. All of it happens within the state's write transaction: one at a time.
+
+A network namespace is made here, not in the container's first process, so that it is complete when that begins.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from unionfs.container import helper
+from unionfs.container.explain import Explainer
+from unionfs.container.networks import BRIDGE, CONTAINER, HOST, NONE, Endpoint, Network, Networks
+from unionfs.container.process import OF_ITS_OWN, OF_MACHINE
+from unionfs.container.spec import Spec
+from unionfs.container.state import Containers, Record, boot_id
+from unionfs.errors import UnionfsError
+from unionfs.image.database import ROOT, Database
+from unionfs.linux import namespaces, terminal
+from unionfs.linux.namespaces import CLONE_NEWNET
+from unionfs.network import address, kernel, links, ports, rules
+from unionfs.network.ports import Listening, Port
+from unionfs.network.rules import Published
+
+_RESOLV = "/etc/resolv.conf"
+_RESOLV_OF_SYSTEMD = "/run/systemd/resolve/resolv.conf"
+_NO_NETWORK = "# no network\n"
+_LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_GATEWAY_WORD = "host-gateway"
+NAT, PROXY = "nat", "proxy"
+MODES = (PROXY, NAT)
+
+
+class Wired(NamedTuple):
+    """What a container's monitor holds of its network: a descriptor of the network namespace, or what process.py has in
+    place of one; the sockets of its ports; whether it is on a network with names; the helper, once there is one."""
+
+    namespace: int
+    listening: tuple[Listening, ...] = ()
+    has_names: bool = False
+    helper: helper.Helper | None = None
+
+
+def wire(database: Database, record: Record, explain: Explainer) -> Wired:
+    """Make the network of a container that its monitor (this process) is about to start. Raises UnionfsError, and
+    leaves nothing but what `unwire` undoes."""
+    spec = record.spec
+    if spec.network == HOST:
+        _write_files(database, record, [])
+        return Wired(OF_MACHINE)
+    if spec.network.startswith(CONTAINER):
+        return Wired(_namespace_of(database, record))
+    if spec.network == NONE:
+        _write_files(database, record, [])
+        return Wired(OF_ITS_OWN)
+    explain.step("unshare(CLONE_NEWNET)", "a network with nothing in it", "network_namespaces(7)")
+    namespace = _new_namespace()
+    listening = [one for port in _wanted_ports(spec) for one in ports.listen(port)]
+    for one in listening:
+        explain.step(f"bind {ports.bracketed(one.address)}:{one.port}/{one.protocol}", "the proxy listens", "bind(2)")
+    with database.writing() as connection:
+        for one in listening:
+            row = (record.id, one.address, one.port, one.target, one.protocol, spec.publish_mode)
+            connection.execute("INSERT INTO ports VALUES (?,?,?,?,?,?)", row)
+        inside = f"/proc/{os.getpid()}/fd/{namespace}"
+        joined = _join_all(database, connection, record, inside, explain)
+    _write_files(database, record, joined)
+    return Wired(namespace, tuple(listening), _has_names(joined))
+
+
+def serve(root: str, container: str, wired: Wired, foreign: Sequence[int], explain: Explainer) -> Wired:
+    """Have a helper serve what there is to serve: ports, and names. `foreign` are descriptors that it must not keep
+    open. The calling process has no state open."""
+    if wired.helper is None and (wired.listening or wired.has_names):
+        with Database(root) as database:
+            containers = Containers(database)
+            log, spec = containers.directory(container, "monitor.log"), containers.get(container).spec
+        resolvers = spec.dns or _nameservers(_read(_RESOLV))
+        explain.step("fork()", "a helper serves ports, and names at 127.0.0.11", "fork(2)")
+        started = helper.spawn(root, container, log, wired.namespace, wired.listening, resolvers, foreign)
+        wired = wired._replace(helper=started)
+    if wired.helper is not None and wired.has_names:
+        wired.helper.answer_names()
+    return wired
+
+
+def unwire(database: Database, container: str) -> None:
+    """Undo it: after the container's processes have ended, or when its start has failed."""
+    with database.writing() as connection:
+        networks = Networks(database)
+        gone = [endpoint.link for _, endpoint in networks.endpoints(container) if endpoint.outer]
+        busy = connection.execute("SELECT 1 FROM ports WHERE container=?", (container,)).fetchone()
+        if gone or busy:
+            networks.take_back(connection, container)
+            lines = [line for link in gone if kernel.has_interface(link.outer) for line in links.unplug(link)]
+            _follow(database, connection, Explainer(), before=lines)
+
+
+def tidy(database: Database) -> list[str]:
+    """Take away what killed monitors left: bridges that nobody is on, rules for them. The bridges that went."""
+    with database.writing() as connection:
+        before = _known_bridges(database)
+        if before or connection.execute("SELECT 1 FROM machine WHERE name<>'here'").fetchone():
+            Networks(database).take_back_from_the_dead(connection)
+            _follow(database, connection, Explainer())
+        return sorted(before - _known_bridges(database))
+
+
+def check_names() -> None:
+    """Raises UnionfsError where nobody could answer for names."""
+    if importlib.util.find_spec("dnslib") is None:
+        why = "is not there, and networks of one's own need it to answer for names"
+        raise UnionfsError("the package dnslib", why, "pip install dnslib, or apt install python3-dnslib")
+
+
+class PublishedPort(NamedTuple):
+    """A port of the machine that leads to a container; `where` is its address, with brackets for IPv6."""
+
+    where: str
+    port: int
+    target: int
+    protocol: str
+
+
+def published_ports(database: Database, record: Record) -> list[PublishedPort]:
+    """Those of a container that runs."""
+    if not record.is_running:
+        return []
+    query = "SELECT * FROM ports WHERE container=? ORDER BY target, protocol, address"
+    return [
+        PublishedPort(ports.bracketed(row["address"]), row["port"], row["target"], row["protocol"])
+        for row in database.rows(query, record.id)
+    ]
+
+
+# --- while it runs
+
+
+def connect(
+    database: Database, record: Record, name: str, aliases: Sequence[str] = (), static: Sequence[str] = ()
+) -> bool:
+    """Put a container on one more network; one that runs at once. Whether that network has names. Raises UnionfsError.
+    """
+    if record.spec.network.partition(":")[0] in (HOST, CONTAINER[:-1], NONE):
+        why = f"its network is {record.spec.network}, which stands alone"
+        raise UnionfsError(f"container {record.name}", why, "create it with --network NAME")
+    networks = Networks(database)
+    network = networks.find(name)
+    with database.writing() as connection:
+        networks.attach(connection, record.id, network, aliases, static)
+        if networks.is_live(record) and record.pid:
+            inside = f"/proc/{record.pid}/ns/net"
+            endpoint = next(end for net, end in networks.endpoints(record.id) if net.id == network.id)
+            joined = _join(database, connection, [(network, endpoint)], _free_name(networks, record), Explainer())
+            _plug(joined, inside, Explainer())
+            _route(networks, record, inside)
+    if networks.is_live(record):
+        _write_files(database, record, networks.endpoints(record.id))
+    return network.name != BRIDGE
+
+
+def disconnect(database: Database, record: Record, name: str) -> None:
+    """Take a container off a network. Raises UnionfsError."""
+    networks = Networks(database)
+    network = networks.find(name)
+    with database.writing() as connection:
+        found = [endpoint for net, endpoint in networks.endpoints(record.id) if net.id == network.id]
+        if not found:
+            hint = f"its networks: unionfs inspect {record.name}"
+            raise UnionfsError(f"container {record.name}", f"is not connected to network {network.name}", hint)
+        networks.detach(connection, record.id, network)
+        outer = found[0].outer
+        lines = links.unplug(found[0].link) if outer and kernel.has_interface(outer) else []
+        _follow(database, connection, Explainer(), before=lines)
+        if networks.is_live(record) and record.pid:
+            _route(networks, record, f"/proc/{record.pid}/ns/net")
+    if networks.is_live(record):
+        _write_files(database, record, networks.endpoints(record.id))
+
+
+def _free_name(networks: Networks, record: Record) -> int:
+    """The number of the next eth."""
+    used = {endpoint.inner for _, endpoint in networks.endpoints(record.id)}
+    return next(number for number in range(len(used) + 1) if f"eth{number}" not in used)
+
+
+def _route(networks: Networks, record: Record, inside: str) -> None:
+    live = [(network.bridge, endpoint.link) for network, endpoint in networks.endpoints(record.id) if endpoint.outer]
+    kernel.ip(links.default_route(live), lambda command: None, inside)
+
+
+# --- the kernel follows the state
+
+
+def _join_all(
+    database: Database, connection: sqlite3.Connection, record: Record, inside: str, explain: Explainer
+) -> list[tuple[Network, Endpoint]]:
+    networks = Networks(database)
+    networks.take_back_from_the_dead(connection)
+    joined = _join(database, connection, networks.endpoints(record.id), 0, explain)
+    _plug(joined, inside, explain)
+    live = [(network.bridge, endpoint.link) for network, endpoint in joined]
+    kernel.ip(links.default_route(live), _teller(explain), inside)
+    return joined
+
+
+def _join(
+    database: Database, connection: sqlite3.Connection, wanted: Sequence[tuple[Network, Endpoint]], first: int,
+    explain: Explainer,
+) -> list[tuple[Network, Endpoint]]:  # fmt: skip
+    """Addresses for endpoints, and bridges and rules for them."""
+    networks = Networks(database)
+    joined = []
+    for number, (network, endpoint) in enumerate(wanted, first):
+        if not network.ranges:
+            network = networks.complete(connection, network, machine_routes())
+        joined.append((network, networks.give(connection, network, endpoint, links.outer_name(), f"eth{number}")))
+    _follow(database, connection, explain)
+    return joined
+
+
+def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, explain: Explainer) -> None:
+    outside = [line for network, endpoint in joined for line in links.plug(network.bridge, endpoint.link, inside)]
+    within = [line for network, endpoint in joined for line in links.configure(network.bridge, endpoint.link)]
+    kernel.ip(outside, _teller(explain))
+    kernel.ip(within, _teller(explain), inside)
+
+
+def _follow(
+    database: Database, connection: sqlite3.Connection, explain: Explainer, before: Sequence[str] = ()
+) -> None:
+    """Bridges, forwarding and rules as the state says; `before` are lines of ip to carry out with them."""
+    networks = Networks(database)
+    tell = _teller(explain)
+    _forget_other_machine(connection)
+    wanted = [network for network in networks.all() if network.ranges and networks.members(network)]
+    names = {network.bridge.name for network in wanted}
+    stale = [line for name in _known_bridges(database) - names for line in links.bridge_down(name)]
+    missing = [network.bridge for network in wanted if not kernel.has_interface(network.bridge.name)]
+    kernel.ip([*before, *stale, *(line for bridge in missing for line in links.bridge_up(bridge))], tell)
+    open_ones = [network.bridge for network in wanted if not network.internal]
+    for version in (4, 6):
+        needs = any(subnet.version == version for bridge in open_ones for subnet in bridge.subnets)
+        _forward(connection, version, needs, explain)
+    known = _remembered(connection)
+    bridges = [network.bridge for network in wanted]
+    text = rules.table(table_name(database), bridges, _published(database), "forward4" not in known)
+    if bridges or "rules" in known:
+        if known.get("rules") != text:
+            kernel.nft(text, tell)
+        _remember(connection, "rules", text if bridges else None)
+
+
+def _known_bridges(database: Database) -> set[str]:
+    """The bridges of our networks that the machine has."""
+    names = (links.bridge_name(network.id) for network in Networks(database).all() if network.ranges)
+    return {name for name in names if kernel.has_interface(name)}
+
+
+def _published(database: Database) -> list[Published]:
+    """What --publish-mode nat leads to containers, IPv4."""
+    networks = Networks(database)
+    found = []
+    for row in database.rows("SELECT * FROM ports WHERE mode=? ORDER BY port, protocol", NAT):
+        first = [
+            word for network, endpoint in networks.endpoints(row["container"])
+            for word in endpoint.addresses[:1] if not network.internal
+        ]  # fmt: skip
+        if first and ":" not in row["address"]:
+            where = "" if row["address"] == "0.0.0.0" else row["address"]
+            found.append(Published(row["protocol"], where, row["port"], first[0], row["target"]))
+    return found
+
+
+def _forward(connection: sqlite3.Connection, version: int, needs: bool, explain: Explainer) -> None:
+    """Switch forwarding on for the first network that goes outside, and off again with the last, where it was off."""
+    name = f"forward{version}"
+    ours = name in _remembered(connection)
+    if needs and not ours and not kernel.forwards(version):
+        _remember(connection, name, "0")
+        kernel.set_forwarding(version, True, _teller(explain))
+    elif not needs and ours:
+        kernel.set_forwarding(version, False, _teller(explain))
+        _remember(connection, name, None)
+
+
+def _remembered(connection: sqlite3.Connection) -> dict[str, str]:
+    return {row["name"]: row["value"] for row in connection.execute("SELECT name, value FROM machine")}
+
+
+def _remember(connection: sqlite3.Connection, name: str, value: str | None) -> None:
+    if value is None:
+        connection.execute("DELETE FROM machine WHERE name=?", (name,))
+    else:
+        connection.execute("INSERT OR REPLACE INTO machine VALUES (?, ?)", (name, value))
+
+
+def _forget_other_machine(connection: sqlite3.Connection) -> None:
+    """What was changed before a restart, or in another network namespace, is not to be put back here."""
+    here = f"{boot_id()} {os.readlink('/proc/thread-self/ns/net')}"
+    if _remembered(connection).get("here") != here:
+        connection.execute("DELETE FROM machine")
+        _remember(connection, "here", here)
+
+
+def table_name(database: Database) -> str:
+    """The name of our table of nft: one for each state."""
+    if database.root == ROOT:
+        return "unionfs"
+    digits = 0
+    for byte in os.fsencode(database.root):
+        digits = (digits * 16777619 ^ byte) & 0xFFFFFFFF  # FNV-1: the same in each process, as hash() is not
+    return f"unionfs_{digits:08x}"
+
+
+def machine_routes() -> list[address.Network]:
+    """What the machine itself has routes to."""
+    return [*address.routes(kernel.ask("route", "show", "table", "all"))]
+
+
+def _teller(explain: Explainer) -> kernel.Tell:
+    def tell(command: str) -> None:
+        page = {"ip": "ip(8)", "nft": "nft(8)", "nsenter": "nsenter(1)"}.get(command.split(" ", 1)[0], "sysctl(8)")
+        explain.step(command.rstrip("\n").replace("\n", "\n  "), "", page)
+
+    return tell
+
+
+# --- namespaces
+
+
+def _new_namespace() -> int:
+    """A descriptor of a new network namespace, with its loopback up."""
+    with _own_network_kept():
+        namespaces.unshare(CLONE_NEWNET)
+        terminal.loopback_up()
+        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _own_network_kept() -> Iterator[None]:
+    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        namespaces.setns(own, CLONE_NEWNET)
+        os.close(own)
+
+
+def _namespace_of(database: Database, record: Record) -> int:
+    """That of the container whose network this one shares, with its names."""
+    containers = Containers(database)
+    other = containers.find(record.spec.network.removeprefix(CONTAINER))
+    if not other.is_running:
+        hint = f"unionfs start {other.name}"
+        raise UnionfsError(f"container {other.name}", f"is not running, and {record.name} shares its network", hint)
+    for name in ("hosts", "resolv.conf"):
+        _write(containers.directory(record.id, name), _read(containers.directory(other.id, name)))
+    return os.open(f"/proc/{other.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+# --- files in /etc
+
+
+def _write_files(database: Database, record: Record, joined: Sequence[tuple[Network, Endpoint]]) -> None:
+    """/etc/hosts and /etc/resolv.conf, in place: they may be mounted already."""
+    spec = record.spec
+    folder = Containers(database).directory
+    found = [word for _, endpoint in joined for word in endpoint.addresses]
+    lines = [f"{word}\t{spec.hostname}\n" for word in found] or [f"127.0.1.1\t{spec.hostname}\n"]
+    gateway = str(joined[0][0].bridge.gateways[0]) if joined else "127.0.0.1"
+    for word in spec.add_hosts:
+        name, _, where = word.partition(":")
+        lines.append(f"{gateway if where == _GATEWAY_WORD else where.strip('[]')}\t{name}\n")
+    _write(folder(record.id, "hosts"), _LOOPBACK + "".join(lines))
+    _write(folder(record.id, "resolv.conf"), _resolv(spec, joined))
+
+
+def _resolv(spec: Spec, joined: Sequence[tuple[Network, Endpoint]]) -> str:
+    text = _read(_RESOLV)
+    if spec.network == HOST and not (spec.dns or spec.dns_search or spec.dns_options):
+        return text
+    search = "".join(f"search {' '.join(spec.dns_search)}\n" for _ in spec.dns_search[:1])
+    if _has_names(joined):
+        options = [*spec.dns_options, *(() if any("ndots" in word for word in spec.dns_options) else ("ndots:0",))]
+        return f"nameserver 127.0.0.11\n{search}options {' '.join(options)}\n"
+    options_line = f"options {' '.join(spec.dns_options)}\n" if spec.dns_options else ""
+    if not joined and spec.network != HOST and not spec.dns:
+        return _NO_NETWORK + search + options_line
+    if not spec.dns and not [word for word in _nameservers(text) if not word.startswith("127.") and word != "::1"]:
+        text = _read(_RESOLV_OF_SYSTEMD)  # a resolver on the machine's own loopback is out of reach
+    servers = spec.dns or [word for word in _nameservers(text) if not word.startswith("127.") and word != "::1"]
+    others = [line for line in text.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])]
+    kept = [line for line in others if not (search and line.startswith(("search", "domain")))]
+    kept = [line for line in kept if not (options_line and line.startswith("options"))]
+    return "".join(f"{line}\n" for line in (*(f"nameserver {word}" for word in servers), *kept)) + search + options_line
+
+
+def _has_names(joined: Sequence[tuple[Network, Endpoint]]) -> bool:
+    """Whether one of the networks is one's own: those have names."""
+    return any(network.name != BRIDGE for network, _ in joined)
+
+
+def _nameservers(text: str) -> list[str]:
+    words = (line.split() for line in text.splitlines())
+    return [line[1].partition("%")[0] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
+
+
+def _read(path: str) -> str:
+    with suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+    return ""
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+
+
+def _wanted_ports(spec: Spec) -> list[Port]:
+    wanted = [port for word in spec.publish for port in ports.parse(word)]
+    if spec.publish_all:
+        told = {(port.target, port.protocol) for port in wanted}
+        exposed = [port for word in spec.ports for port in ports.parse(word)]
+        wanted += [port for port in exposed if (port.target, port.protocol) not in told]
+    return wanted
