@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from _socket import if_nametoindex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from unionfs.errors import UnionfsError
 from unionfs.linux import namespaces
@@ -109,12 +109,11 @@ def _run(program: str, words: list[str], text: str) -> str:
     pid = os.posix_spawn(path, [program, *words], {"PATH": ":".join(_PATHS), "LC_ALL": "C"}, file_actions=actions)
     os.close(reading)
     os.close(said)
-    with open(writing, "w", encoding="utf-8") as pipe:
-        try:
-            pipe.write(text + "\n")
-            pipe.flush()
-        except BrokenPipeError:
-            pass
+    data = f"{text}\n".encode()
+    with suppress(BrokenPipeError):  # it may end before it has read all
+        while data:
+            data = data[os.write(writing, data) :]
+    os.close(writing)
     with open(out, encoding="utf-8", errors="replace") as pipe:
         answer = pipe.read()
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from unionfs.network.address import Address, Network, with_prefix
 
+_EVERYTHING = {4: "default", 6: "::/0"}
+
 
 class Bridge(NamedTuple):
     """A network as the kernel sees it. `subnets` are IPv4 and, where there is one, IPv6, `gateways` the bridge's own
@@ -86,10 +88,8 @@ def default_route(links: Sequence[tuple[Bridge, Link]]) -> list[str]:
     """Lines that lead what is not local over the first network that goes outside."""
     for bridge, link in links:
         if not bridge.is_internal:
-            return [
-                f"{'-6 ' if gateway.version == 6 else ''}route replace default via {gateway} dev {link.inner}"
-                for gateway in bridge.gateways
-            ]
+            return [f"route replace {_EVERYTHING[gateway.version]} via {gateway} dev {link.inner}"
+                    for gateway in bridge.gateways]  # fmt: skip
     return []
 
 
