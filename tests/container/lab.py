@@ -98,8 +98,9 @@ class Lab(Launcher):
         return subprocess.Popen([*self.inside(world), *words], stdin=pipe, stdout=pipe, text=True)
 
     def serve(self, name: str, *options: str) -> None:
-        """A container with the server, started."""
-        self.ok("run", "-d", "--name", name, *options, "--rootfs", "/", "python3", "-c", SERVER)
+        """A container with the server, started. It asks the world for names that it does not know: where nobody
+        listens, which is told at once."""
+        self.ok("run", "-d", "--name", name, "--dns", WORLD, *options, "--rootfs", "/", "python3", "-c", SERVER)
         deadline = time.monotonic() + SECONDS
         while "ready" not in self.ok("logs", name):
             assert time.monotonic() < deadline
@@ -154,7 +155,7 @@ def lab(root: Path) -> Iterator[Lab]:
         for world, address in ((False, HERE), (True, WORLD)):
             made.here("ip", "address", "add", f"{address}/24", "dev", "up0", world=world)
             made.here("ip", "link", "set", "up0", "up", world=world)
-        made.here("ip", "route", "add", "default", "via", WORLD)
+        made.here("ip", "route", "add", "unreachable", "default")  # the machine's resolvers say so at once
         os.makedirs(root, exist_ok=True)
         try:
             yield made

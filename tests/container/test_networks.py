@@ -261,7 +261,7 @@ def test_many_at_once(place: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "--network", "bridg", "--rootfs", "/", "true"), "network bridg: not found\n  did you mean \"bridge\"?"),
+        (("run", "--network", "bridg", "--rootfs", "/", "true"), 'network bridg: not found\n  did you mean "bridge"?'),
         (("network", "create", "bridge"), "there is one of that name already"),
         (("network", "create", "x"), "is not allowed"),
         (("network", "create", "--subnet", "203.0.113.0/25", "new"), "overlaps with 203.0.113.0/24 (a route of"),
