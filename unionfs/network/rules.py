@@ -52,7 +52,7 @@ def table(name: str, bridges: Sequence[Bridge], published: Sequence[Published], 
         "\t}",
         "\tchain postrouting {",
         "\t\ttype nat hook postrouting priority srcnat; policy accept;",
-        *(line for bridge in bridges for line in _masquerade(bridge)),
+        *(line for bridge in bridges for line in _masquerade(bridge, names)),
         "\t}",
     ]  # fmt: skip
     if published:
@@ -69,14 +69,14 @@ def table(name: str, bridges: Sequence[Bridge], published: Sequence[Published], 
     return clearing + "\n".join([*lines, "}"]) + "\n"
 
 
-def _masquerade(bridge: Bridge) -> list[str]:
+def _masquerade(bridge: Bridge, names: str) -> list[str]:
     lines = []
     for subnet in bridge.subnets:
         family = "ip6" if subnet.version == 6 else "ip"
         inside = f"{family} saddr {subnet} {family} daddr {subnet} ct status dnat"
         lines.append(f"\t\t{inside} masquerade")  # a container that asks for a port of its own network's
         if not bridge.is_internal:
-            lines.append(f'\t\t{family} saddr {subnet} oifname != "{bridge.name}" masquerade')
+            lines.append(f"\t\t{family} saddr {subnet} oifname != {{ {names} }} masquerade")
     return lines
 
 
