@@ -85,11 +85,12 @@ def parse(word: str) -> list[Port]:
     ]
 
 
-def _range(word: str, part: str) -> tuple[int, int]:
+def _range(whole: str, part: str) -> tuple[int, int]:
     first, dash, last = part.partition("-")
-    numbers = [int(number) if number.isascii() and number.isdecimal() else 0 for number in ((first, last) if dash else (first, first))]
+    words = (first, last) if dash else (first, first)
+    numbers = [int(word) if word.isascii() and word.isdecimal() else 0 for word in words]
     if not 0 < numbers[0] <= numbers[1] <= 65535:
-        raise _bad(word, f"{part} is no port from 1 to 65535")
+        raise _bad(whole, f"{part} is no port from 1 to 65535")
     return numbers[0], numbers[1]
 
 
