@@ -133,7 +133,13 @@ class Lab(Launcher):
         self.ok("network", "prune", "-f")
 
     def leftovers(self) -> dict[str, str]:
-        """What of ours the namespace has: nothing, once no container runs."""
+        """What of ours the namespace has: nothing, in a moment, once no container runs."""
+        deadline = time.monotonic() + 5
+        while any((found := self._leftovers()).values()) and time.monotonic() < deadline and not self.ok("ps", "-q"):
+            time.sleep(0.05)
+        return found
+
+    def _leftovers(self) -> dict[str, str]:
         links = self.here("ip", "-br", "link").split()
         return {
             "links": " ".join(word for word in links if word.startswith(("uf-", "ve-"))),

@@ -18,9 +18,9 @@ from unionfs.cli.command import Command, UsageError
 from unionfs.container import log, roots
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.lifecycle import Container
-from unionfs.container.networks import BRIDGE, Networks
+from unionfs.container.networks import Networks
 from unionfs.container.quantities import parse_moment
-from unionfs.container.spec import VOLUME
+from unionfs.container.spec import BRIDGE, VOLUME
 from unionfs.container.state import CREATED, RUNNING, STARTING, Containers, Record
 from unionfs.container.volumes import Volumes
 from unionfs.container.wiring import published_ports

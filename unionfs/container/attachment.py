@@ -6,11 +6,12 @@ for networks that have a bridge; a container that shares another's network has t
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from unionfs import events
-from unionfs.container.networks import BRIDGE, CONTAINER, HOST, NONE, Network, Networks, check_attachable
+from unionfs.container.etcfiles import HOST_GATEWAY
+from unionfs.container.networks import Network, Networks, check_attachable
+from unionfs.container.spec import CONTAINER, HOST
 from unionfs.container.state import Containers
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image.database import Database
@@ -22,18 +23,12 @@ if TYPE_CHECKING:
     from unionfs.container.create import Request
 
 MODES = ("proxy", "nat")
-VARIABLE = "UNIONFS_NETWORK"
-
-
-def default_network() -> str:
-    """$UNIONFS_NETWORK; else bridge, and without root none."""
-    return os.environ.get(VARIABLE) or (BRIDGE if rules_the_machine() else NONE)
 
 
 def networked(database: Database, request: Request) -> tuple[Network | None, Request]:
     """The network with a bridge that the container is to be on, or None; and the request, with the network's name in
     full and what does not count dropped. Raises UnionfsError."""
-    word = request.network or default_network()
+    word = request.network
     for published in request.publish:
         parse(published)
     _check_hosts(request)
@@ -79,5 +74,5 @@ def _check_hosts(request: Request) -> None:
         name, colon, where = word.partition(":")
         if not (name and colon and where):
             raise UnionfsError(f"--add-host {word}", "is not NAME:ADDRESS", "as in --add-host db:10.0.0.7")
-        if where != "host-gateway":
+        if where != HOST_GATEWAY:
             parse_address(where.strip("[]"), f"--add-host {name}: address")

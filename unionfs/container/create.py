@@ -6,7 +6,7 @@ the user's own, then the image's. Nothing is half made: until the row says "crea
 anybody, and what a killed process leaves is found by its row.
 
 This file is one of the doors through which a module is imported when it is wanted: volumes are filled by the union
-library, which a container without any starts without.
+library, and networks have addresses, which a container without any starts without.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from unionfs.container import names, roots
-from unionfs.container.attachment import networked
 from unionfs.container.mountspecs import combine
-from unionfs.container.networks import Network, Networks
 from unionfs.container.privileges import chosen
 from unionfs.container.quantities import parse_signal
-from unionfs.container.spec import VOLUME, Limits, Mount, Spec
+from unionfs.container.spec import BRIDGE, HOST, NONE, VOLUME, Limits, Mount, Spec
 from unionfs.container.state import CREATED, Containers, Record
 from unionfs.container.storage import DIALECTS, check_driver
 from unionfs.container.volumes import Volumes, prepare_bind
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.image.images import Image, Images
+from unionfs.linux.capabilities import rules_the_machine
 from unionfs.linux.mounts import absolute
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NETWORK_VARIABLE = "UNIONFS_NETWORK"
 _NAME_TRIES = 20
 
 
@@ -96,7 +96,7 @@ def create(database: Database, request: Request, starts: bool = False) -> Record
     config = image.rules if image else {}
     containers = Containers(database)
     container = names.new_id()
-    network, request = networked(database, request)
+    network, request = _networked(database, request)
     spec = spec_of(request, config, container)
     shared = [(containers.find(name).spec.mounts, read_only) for name, read_only in request.volumes_from]
     own = [prepare_bind(mount) for mount in request.mounts]
@@ -133,8 +133,24 @@ def _check(request: Request) -> None:
             raise UnionfsError(f"--rootfs {folder}", "there is no such directory", hint)
 
 
+def default_network() -> str:
+    """$UNIONFS_NETWORK; else bridge, and without root none."""
+    return os.environ.get(NETWORK_VARIABLE) or (BRIDGE if rules_the_machine() else NONE)
+
+
+def _networked(database: Database, request: Request) -> tuple[Any, Request]:
+    """The network with a bridge that it is to be on, or None; see attachment.py. Raises UnionfsError."""
+    request = request._replace(network=request.network or default_network())
+    options = (*request.aliases, *request.addresses, *request.publish, *request.dns, *request.add_hosts)
+    if request.network in (NONE, HOST) and not (options or request.publish_all):
+        return None, request
+    attachment: Any = importlib.import_module("unionfs.container.attachment")
+    network, request = attachment.networked(database, request)
+    return network, request
+
+
 def _enter(
-    database: Database, container: str, request: Request, image: Image | None, spec: Spec, network: Network | None
+    database: Database, container: str, request: Request, image: Image | None, spec: Spec, network: Any
 ) -> Record:
     """The row, with its volumes, in one transaction. A name of our own choice may be taken: then another."""
     for attempt in range(_NAME_TRIES):
@@ -150,7 +166,8 @@ def _enter(
             spec = spec._replace(mounts=tuple(mounts))
             connection.execute("UPDATE containers SET spec=? WHERE id=?", (spec.to_json(), container))
             if network is not None:
-                Networks(database).attach(connection, container, network, request.aliases, request.addresses)
+                networks: Any = importlib.import_module("unionfs.container.networks")
+                networks.Networks(database).attach(connection, container, network, request.aliases, request.addresses)
         return containers.get(container)
     raise UnionfsError("no free name was found", "", "give one: --name NAME")
 

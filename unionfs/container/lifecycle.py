@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots, wiring
+from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots, uplink
 from unionfs.container.cgroup import Cgroup, Usage
 from unionfs.container.create import Request
 from unionfs.container.explain import Explainer
@@ -192,7 +192,7 @@ class Container:
         """Put it on a network, with further names and addresses of one's choice there. Raises UnionfsError."""
         with self._database() as database:
             record = Containers(database).find(self.id)
-            has_names = wiring.connect(database, record, network, aliases, addresses)
+            has_names = uplink.connect(database, record, network, aliases, addresses)
         if has_names and record.is_running:
             connection = Frames(sockets.connect(self.directory, monitor.SOCKET))
             connection.put(frames.NAMES)
@@ -202,7 +202,7 @@ class Container:
     def disconnect(self, network: str) -> None:
         """Take it off a network. Raises UnionfsError."""
         with self._database() as database:
-            wiring.disconnect(database, Containers(database).find(self.id), network)
+            uplink.disconnect(database, Containers(database).find(self.id), network)
 
     # One more process
 

@@ -19,14 +19,14 @@ from contextlib import suppress
 from functools import partial
 
 from unionfs import events
-from unionfs.container import frames, process, roots, storage, wiring
+from unionfs.container import frames, process, roots, storage
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
 from unionfs.container.log import Writer
 from unionfs.container.process import StartError, Streams
 from unionfs.container.state import CREATED, CREATING, EXITED, RUNNING, STARTING, Containers, Record
-from unionfs.container.wiring import Wired
+from unionfs.container.uplink import Uplink
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.linux import mountfd, mounts, namespaces, sockets, terminal
@@ -80,7 +80,7 @@ class _Monitor:
         self.master = self.input = -1
         self.outputs: dict[int, str] = {}
         self.error = ""
-        self.wired = Wired(process.OF_MACHINE)
+        self.uplink = Uplink(root, container)
 
     def run(self) -> int:
         """Start, stay until the end, undo. The exit status is this process's."""
@@ -125,7 +125,7 @@ class _Monitor:
         streams = self._open_streams(record)
         here, there = sockets.pair()
         started = time.time()
-        root = process.Root(place.target, sources, files, self.wired.namespace)
+        root = process.Root(place.target, sources, files, self.uplink.namespace)
         self.pid = process.start(spec, root, streams, there, self.cgroup, self.explain)
         there.close()
         for fd in set(streams) - {-1}:
@@ -144,10 +144,9 @@ class _Monitor:
         self.starter.put(frames.STARTED)
 
     def _wire(self, record: Record) -> None:
-        self.wired = wiring.wire(self.database, record, self.explain)
-        if self.wired.listening or self.wired.has_names:
+        if self.uplink.make(self.database, record, self.explain):
             self.database.close()  # the helper is a fork that opens the state itself
-            self.wired = wiring.serve(self.database.root, self.id, self.wired, [self.starter.fileno()], self.explain)
+            self.uplink.serve([self.starter.fileno()], self.explain)
             self._open_database(self.database.root)
 
     def _open_database(self, root: str) -> None:
@@ -185,6 +184,7 @@ class _Monitor:
             if record.spec.remove:
                 roots.remove(database, containers.get(self.id), volumes=True)
         self._tell_failure(failure)
+        self.uplink.tidy()
 
     def _tell_failure(self, failure: BaseException) -> None:
         self.starter.put(frames.FAILED, process.words_of(failure))
@@ -260,9 +260,7 @@ class _Monitor:
                 with suppress(ProcessLookupError, ValueError):
                     os.kill(self.pid, *frames.NUMBER.unpack(content))
             elif kind == frames.NAMES:
-                self.wired = wiring.serve(
-                    self.database.root, self.id, self.wired._replace(has_names=True), (), self.explain
-                )
+                self.uplink.answer_names()
                 client.put(frames.STARTED)
         if not client.is_open and client in self.clients:
             self.clients.remove(client)
@@ -325,6 +323,7 @@ class _Monitor:
         for client in self.clients:
             client.put(frames.EXITED, frames.NUMBER.pack(status))
         self._deliver(self.clients)
+        self.uplink.tidy()
 
     def _undo(self) -> None:
         """Unmount, and wait for the daemon: then the upper is whole and nobody's."""
@@ -338,23 +337,10 @@ class _Monitor:
                 os.kill(self.daemon_pid, signal.SIGKILL)
         if self.daemon_pid > 0:
             os.waitpid(self.daemon_pid, 0)
-        self._unwire()
+        self.uplink.release()
         with suppress(FileNotFoundError):
             os.unlink(self._path(SOCKET))
         self.cgroup.remove()
-
-    def _unwire(self) -> None:
-        if self.wired.helper is not None:
-            self.wired.helper.end()
-        for one in self.wired.listening:
-            one.socket.close()
-        if self.wired.namespace >= 0:
-            os.close(self.wired.namespace)
-        try:
-            with Database(self.database.root) as database:
-                wiring.unwire(database, self.id)
-        except UnionfsError as failure:
-            events.error(f"its network stays: {failure}")
 
     def _deliver(self, clients: list[Frames]) -> None:
         """All that waits for clients, as long as they live; nothing of the container is held any more."""

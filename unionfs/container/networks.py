@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from unionfs.container.names import new_id
+from unionfs.container.spec import BRIDGE, HOST, NONE
 from unionfs.container.state import RUNNING, STARTING, Containers, Record, record_of
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image.database import Database
@@ -22,10 +23,7 @@ from unionfs.network import address as addresses
 from unionfs.network.address import Address
 from unionfs.network.links import Bridge, Link, bridge_name
 
-BRIDGE, HOST, NONE = "bridge", "host", "none"
 PREDEFINED = (BRIDGE, HOST, NONE)
-CONTAINER = "container:"
-"""A network mode: that of another container."""
 _NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from unionfs.container import wiring
+from unionfs.container import uplink
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.rootfs import Source, open_source
 from unionfs.container.spec import TMPFS, VOLUME, Mount, Spec
@@ -142,7 +142,7 @@ def remove(database: Database, record: Record, volumes: bool) -> None:
     containers = Containers(database)
     containers.claim(record.id, REMOVING, ("creating", "created", "exited", REMOVING))
     Cgroup.of(record.id).remove()
-    wiring.unwire(database, record.id)
+    uplink.clear(database, record.id)
     _remove_tree(containers.directory(record.id))
     with database.writing() as connection:
         released = Volumes(database).release(connection, record.id) if volumes else []

@@ -12,6 +12,10 @@ import os
 from typing import Any, NamedTuple
 
 BIND, VOLUME, TMPFS = "bind", "volume", "tmpfs"
+BRIDGE, HOST, NONE = "bridge", "host", "none"
+"""The networks that are there from the beginning."""
+CONTAINER = "container:"
+"""Before the id of another container, whose network is shared."""
 
 
 class Mount(NamedTuple):

@@ -14,14 +14,13 @@ import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from unionfs.container import helper
+from unionfs.container import etcfiles
 from unionfs.container.explain import Explainer
-from unionfs.container.networks import BRIDGE, CONTAINER, HOST, NONE, Endpoint, Network, Networks
-from unionfs.container.process import OF_ITS_OWN, OF_MACHINE
-from unionfs.container.spec import Spec
+from unionfs.container.networks import Endpoint, Network, Networks
+from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NONE, Spec
 from unionfs.container.state import Containers, Record, boot_id
 from unionfs.errors import UnionfsError
 from unionfs.image.database import ROOT, Database
@@ -31,37 +30,24 @@ from unionfs.network import address, kernel, links, ports, rules
 from unionfs.network.ports import Listening, Port
 from unionfs.network.rules import Published
 
-_RESOLV = "/etc/resolv.conf"
-_RESOLV_OF_SYSTEMD = "/run/systemd/resolve/resolv.conf"
-_NO_NETWORK = "# no network\n"
-_LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-_GATEWAY_WORD = "host-gateway"
-NAT, PROXY = "nat", "proxy"
-MODES = (PROXY, NAT)
+NAT = "nat"
 
 
 class Wired(NamedTuple):
-    """What a container's monitor holds of its network: a descriptor of the network namespace, or what process.py has in
-    place of one; the sockets of its ports; whether it is on a network with names; the helper, once there is one."""
+    """What the wiring of a container made: a descriptor of its network namespace, the sockets of its ports, and whether
+    one of its networks has names."""
 
     namespace: int
     listening: tuple[Listening, ...] = ()
     has_names: bool = False
-    helper: helper.Helper | None = None
 
 
 def wire(database: Database, record: Record, explain: Explainer) -> Wired:
-    """Make the network of a container that its monitor (this process) is about to start. Raises UnionfsError, and
-    leaves nothing but what `unwire` undoes."""
+    """Make the network of a container that its monitor (this process) is about to start. Raises UnionfsError; what is
+    made then is undone by `unwire`."""
     spec = record.spec
-    if spec.network == HOST:
-        _write_files(database, record, [])
-        return Wired(OF_MACHINE)
     if spec.network.startswith(CONTAINER):
         return Wired(_namespace_of(database, record))
-    if spec.network == NONE:
-        _write_files(database, record, [])
-        return Wired(OF_ITS_OWN)
     explain.step("unshare(CLONE_NEWNET)", "a network with nothing in it", "network_namespaces(7)")
     namespace = _new_namespace()
     listening = [one for port in _wanted_ports(spec) for one in ports.listen(port)]
@@ -77,36 +63,15 @@ def wire(database: Database, record: Record, explain: Explainer) -> Wired:
     return Wired(namespace, tuple(listening), _has_names(joined))
 
 
-def serve(root: str, container: str, wired: Wired, foreign: Sequence[int], explain: Explainer) -> Wired:
-    """Have a helper serve what there is to serve: ports, and names. `foreign` are descriptors that it must not keep
-    open. The calling process has no state open."""
-    if wired.helper is None and (wired.listening or wired.has_names):
-        with Database(root) as database:
-            containers = Containers(database)
-            log, spec = containers.directory(container, "monitor.log"), containers.get(container).spec
-        resolvers = spec.dns or _nameservers(_read(_RESOLV))
-        explain.step("fork()", "a helper serves ports, and names at 127.0.0.11", "fork(2)")
-        started = helper.spawn(root, container, log, wired.namespace, wired.listening, resolvers, foreign)
-        wired = wired._replace(helper=started)
-    if wired.helper is not None and wired.has_names:
-        wired.helper.answer_names()
-    return wired
-
-
 def unwire(database: Database, container: str) -> None:
-    """Undo it: after the container's processes have ended, or when its start has failed."""
+    """Its addresses and ports are free: after its processes have ended, or when its start has failed. The machine
+    follows when it is told to, by `tidy`; the container's interfaces have gone with its network namespace."""
     with database.writing() as connection:
-        networks = Networks(database)
-        gone = [endpoint.link for _, endpoint in networks.endpoints(container) if endpoint.outer]
-        busy = connection.execute("SELECT 1 FROM ports WHERE container=?", (container,)).fetchone()
-        if gone or busy:
-            networks.take_back(connection, container)
-            lines = [line for link in gone if kernel.has_interface(link.outer) for line in links.unplug(link)]
-            _follow(database, connection, Explainer(), before=lines)
+        Networks(database).take_back(connection, container)
 
 
 def tidy(database: Database) -> list[str]:
-    """Take away what killed monitors left: bridges that nobody is on, rules for them. The bridges that went."""
+    """Take away what nobody needs any more: bridges that nobody is on, rules for them. The bridges that went."""
     with database.writing() as connection:
         before = _known_bridges(database)
         if before or connection.execute("SELECT 1 FROM machine WHERE name<>'here'").fetchone():
@@ -363,67 +328,20 @@ def _namespace_of(database: Database, record: Record) -> int:
     if not other.is_running:
         hint = f"unionfs start {other.name}"
         raise UnionfsError(f"container {other.name}", f"is not running, and {record.name} shares its network", hint)
-    for name in ("hosts", "resolv.conf"):
-        _write(containers.directory(record.id, name), _read(containers.directory(other.id, name)))
+    etcfiles.share(containers.directory(other.id), containers.directory(record.id))
     return os.open(f"/proc/{other.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-# --- files in /etc
-
-
 def _write_files(database: Database, record: Record, joined: Sequence[tuple[Network, Endpoint]]) -> None:
-    """/etc/hosts and /etc/resolv.conf, in place: they may be mounted already."""
-    spec = record.spec
-    folder = Containers(database).directory
     found = [word for _, endpoint in joined for word in endpoint.addresses]
-    lines = [f"{word}\t{spec.hostname}\n" for word in found] or [f"127.0.1.1\t{spec.hostname}\n"]
-    gateway = str(joined[0][0].bridge.gateways[0]) if joined else "127.0.0.1"
-    for word in spec.add_hosts:
-        name, _, where = word.partition(":")
-        lines.append(f"{gateway if where == _GATEWAY_WORD else where.strip('[]')}\t{name}\n")
-    _write(folder(record.id, "hosts"), _LOOPBACK + "".join(lines))
-    _write(folder(record.id, "resolv.conf"), _resolv(spec, joined))
-
-
-def _resolv(spec: Spec, joined: Sequence[tuple[Network, Endpoint]]) -> str:
-    text = _read(_RESOLV)
-    if spec.network == HOST and not (spec.dns or spec.dns_search or spec.dns_options):
-        return text
-    search = "".join(f"search {' '.join(spec.dns_search)}\n" for _ in spec.dns_search[:1])
-    if _has_names(joined):
-        options = [*spec.dns_options, *(() if any("ndots" in word for word in spec.dns_options) else ("ndots:0",))]
-        return f"nameserver 127.0.0.11\n{search}options {' '.join(options)}\n"
-    options_line = f"options {' '.join(spec.dns_options)}\n" if spec.dns_options else ""
-    if not joined and spec.network != HOST and not spec.dns:
-        return _NO_NETWORK + search + options_line
-    if not spec.dns and not [word for word in _nameservers(text) if not word.startswith("127.") and word != "::1"]:
-        text = _read(_RESOLV_OF_SYSTEMD)  # a resolver on the machine's own loopback is out of reach
-    servers = spec.dns or [word for word in _nameservers(text) if not word.startswith("127.") and word != "::1"]
-    others = [line for line in text.splitlines() if line.split()[:1] in (["search"], ["domain"], ["options"])]
-    kept = [line for line in others if not (search and line.startswith(("search", "domain")))]
-    kept = [line for line in kept if not (options_line and line.startswith("options"))]
-    return "".join(f"{line}\n" for line in (*(f"nameserver {word}" for word in servers), *kept)) + search + options_line
+    gateway = str(joined[0][0].bridge.gateways[0]) if joined else ""
+    folder = Containers(database).directory(record.id)
+    etcfiles.write(folder, record.spec, found, gateway, _has_names(joined))
 
 
 def _has_names(joined: Sequence[tuple[Network, Endpoint]]) -> bool:
     """Whether one of the networks is one's own: those have names."""
     return any(network.name != BRIDGE for network, _ in joined)
-
-
-def _nameservers(text: str) -> list[str]:
-    words = (line.split() for line in text.splitlines())
-    return [line[1].partition("%")[0] for line in words if line[:1] == ["nameserver"] and len(line) > 1]
-
-
-def _read(path: str) -> str:
-    with suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
-    return ""
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
 
 
 def _wanted_ports(spec: Spec) -> list[Port]:
