@@ -64,7 +64,8 @@ class Stage:
         self.place = place
         self.state = os.path.join(place, "state")
         self.environment = {**os.environ, "UNIONFS_ROOT": self.state, "PYTHONPATH": measure.ROOT}
-        os.environ["UNIONFS_ROOT"] = self.state
+        self.environment["UNIONFS_NETWORK"] = "none"  # as the peers have it
+        os.environ.update(UNIONFS_ROOT=self.state, UNIONFS_NETWORK="none")
         with Database(self.state) as database:
             store = Store(database)
             image = import_host(store, "host")

@@ -295,7 +295,10 @@ def machine_routes() -> list[address.Network]:
 def _teller(explain: Explainer) -> kernel.Tell:
     def tell(command: str) -> None:
         page = {"ip": "ip(8)", "nft": "nft(8)", "nsenter": "nsenter(1)"}.get(command.split(" ", 1)[0], "sysctl(8)")
-        explain.step(command.rstrip("\n").replace("\n", "\n  "), "", page)
+        if "\n" in command:
+            explain.head(command)  # as it is: the end of a here-document stands at the beginning of its line
+        else:
+            explain.step(command, "", page)
 
     return tell
 
