@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from pyroute2 import NetNS
 
-from tests.container.lab import HERE, PORT, SERVER, UNIONFS, WORLD, Lab, lab
+from tests.container.lab import HERE, PORT, PROBE, SERVER, UNIONFS, WORLD, Lab, lab
+from tests.image.podman import Podman
 
 NETWORKS = {
     "ann": ["bridge"],
@@ -70,6 +71,45 @@ def test_who_reaches_whom(town: Lab) -> None:
             found[name, network] if network in networks else None for _, network in others for _ in ("tcp", "udp")
         ]
         assert town.probe(name, jobs) == expected, name
+
+
+@pytest.mark.stress
+def test_the_same_under_podman(town: Lab, short_path: Path) -> None:
+    """On the same machine's namespace, one after the other. Two differences, each with its reason:
+
+    - podman lets containers of different bridges reach each other (no rule between bridges); docker does not, nor we;
+    - an internal network of podman's is reached from others by the same fault.
+    """
+    podman = Podman(short_path)
+    podman.words = [*town.inside(), *podman.words, "--network-config-dir", str(short_path / "networks")]
+    limits = ("--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000")
+    try:
+        for network, options in (("red", ()), ("blue", ()), ("inner", ("--internal",))):
+            podman.ok("network", "create", *options, network)
+        own = {name: ["podman" if net == "bridge" else net for net in nets] for name, nets in NETWORKS.items()}
+        for name, networks in own.items():
+            words = ("--network", networks[0], *limits, "--rootfs", "/:O", "/usr/bin/python3", "-c", SERVER)
+            podman.ok("run", "-d", "--name", name, *words)
+            for network in networks[1:]:
+                podman.ok("network", "connect", network, name)
+        where = {}
+        for name, networks in own.items():
+            shown = json.loads(podman.ok("inspect", name))[0]["NetworkSettings"].get("Networks", {})
+            where.update({(name, net): shown[net]["IPAddress"] for net in networks if net != "none"})
+        for name, networks in own.items():
+            others = [(other, net) for other, net in where if other != name]
+            jobs = json.dumps([("tcp", where[other]) for other in others])
+            words = [*podman.words, "exec", "-i", name, "/usr/bin/python3", "-c", PROBE]
+            done = subprocess.run(words, input=jobs, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            for (other, net), answer in zip(others, json.loads(done.stdout), strict=True):
+                if net in networks:
+                    assert answer == where[name, net], (name, other, net)
+                elif networks == ["none"]:
+                    assert answer is None, (name, other, net)
+    finally:
+        podman("rm", "-f", "-t", "0", *NETWORKS)
+        podman("network", "rm", "red", "blue", "inner")
 
 
 def test_who_knows_whose_name(town: Lab) -> None:
