@@ -5,7 +5,8 @@ it: a packet that another table drops stays dropped. Sources: nft(8), the netfil
 
     forward      on one bridge all passes; from one of ours to another nothing; from an internal one to anywhere, and
                  from outside to a container that is not published, nothing. Where forwarding was off before we came,
-                 nothing else passes either, so that the machine does not become a router
+                 nothing else passes either, so that the machine does not become a router; but what stays on another's
+                 bridge, which comes by here too where br_netfilter is loaded
     postrouting  what leaves a bridge gets the machine's address (masquerade)
     prerouting   published ports with --publish-mode nat: the destination becomes the container's; the same for what
                  the machine itself sends, but to 127.0.0.0/8, which the proxy serves
@@ -48,7 +49,10 @@ def table(name: str, bridges: Sequence[Bridge], published: Sequence[Published], 
         f"\t\tiifname {{ {names} }} oifname {{ {names} }} drop",
         f"\t\toifname {{ {names} }} ct state established,related accept",
         f"\t\toifname {{ {names} }} drop",
-        *(() if is_router else (f"\t\tiifname != {{ {names} }} drop",)),
+        *(
+            f'\t\tiifname != {{ {names} }} meta {end} != "bridge" drop'
+            for end in ("iifkind", "oifkind") if not is_router
+        ),
         "\t}",
         "\tchain postrouting {",
         "\t\ttype nat hook postrouting priority srcnat; policy accept;",
