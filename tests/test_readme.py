@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 MOUNTING = ROOT / "docs" / "mounting.md"
 CONTAINERS = ROOT / "docs" / "containers.md"
-PAGES = (README, CONTAINERS, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
+NETWORKS = ROOT / "docs" / "networks.md"
+PAGES = (README, CONTAINERS, NETWORKS, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
 
 needs_mount = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(fusedev.DEVICE, os.R_OK | os.W_OK), reason="needs root and access to /dev/fuse"
@@ -59,6 +60,14 @@ def test_the_page_of_containers_runs(tmp_path: Path) -> None:
     assert "C /etc\nA /etc/motd\nD /etc/services\n" in said and "\nmine\n" in said and "\nkept\n" in said
     assert bash(directories, tmp_path).endswith("new\ntry\n")
     assert python(library, tmp_path) == "3\n['hello\\n']\n"
+
+
+@needs_mount
+def test_the_page_of_networks_runs(tmp_path: Path) -> None:
+    ((_, script),) = blocks(NETWORKS)
+    said = bash(script, tmp_path)
+    assert said.count("1 received") == 2 and "ann.custom" in said and "80/tcp -> 0.0.0.0:8080\n" in said
+    assert "├─ ann  172." in said
 
 
 @needs_mount

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dnslib
 import pytest
 
 from unionfs.linux import fusedev
@@ -55,9 +56,9 @@ def user(way: str) -> Iterator[Runner]:
     folder = Path(tempfile.mkdtemp(prefix="unionfs-test-"))
     try:
         folder.chmod(0o755)
-        for package in ("unionfs", "tests"):
+        for package in (ROOT / "unionfs", ROOT / "tests", Path(dnslib.__file__).parent):
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / package, folder / "code" / package, ignore=ignored)
+            shutil.copytree(package, folder / "code" / package.name, ignore=ignored)
         os.chown(folder, UID, UID)
         made = f"test -e {folder}/fuse || mknod -m 666 {folder}/fuse c 10 229"
         node = f'{made}; mount --bind {folder}/fuse /dev/fuse && exec "$@"'

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +20,7 @@ class Rootless:
     """Commands of the user, on a state of their own."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self._runner, self.folder = runner, runner.folder
         self._set = f"import os; os.environ['UNIONFS_ROOT'] = {str(runner.folder / 'state')!r}; {_COMMAND}"
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -79,6 +83,34 @@ def test_closed_files_are_shown_kept_and_dropped(rootless: Rootless) -> None:
     assert rootless.ok("diff", "closed") == ""
     rootless.ok("rm", "closed")
     assert rootless.ok("doctor", "--clean").startswith("there is nothing to clean")
+
+
+def test_networks_names_and_ports(rootless: Rootless) -> None:
+    """In the user's own lab host: a name, another network, a port of this machine's loopback; it goes with the last."""
+    made = rootless("network", "create", "red")
+    assert made.returncode == 0 and "no way from it into the world is promised" in made.stderr
+    server = "while true; do echo hello | nc -l -q0 7000; done"
+    words = ("--network", "red", "-p", "127.0.0.1::7000", "--rootfs", "/", "sh", "-c", server)
+    rootless.ok("run", "-d", "--name", "one", *words)
+    assert "1 received" in rootless.ok("run", "--rm", "--network", "red", "host", "ping", "-c1", "one")
+    other = rootless("run", "--rm", "host", "sh", "-c", "hostname -i; ping -c1 -W1 one")
+    assert other.returncode != 0 and other.stdout.startswith("172.")
+    rootless.ok("run", "-d", "--name", "two", "host", "sleep", "1000")
+    rootless.ok("network", "connect", "red", "two")
+    assert "1 received" in rootless.ok("exec", "two", "ping", "-c1", "one.red")
+    port = int(rootless.ok("port", "one", "7000").rpartition(":")[2])
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as connection:
+            if connection.recv(100) == b"hello\n":
+                break
+        assert time.monotonic() < deadline
+    keeper = int((rootless.folder / "state" / "lab").read_text().split()[0])
+    rootless.ok("rm", "-f", "one", "two")
+    rootless.ok("network", "rm", "red")
+    while Path(f"/proc/{keeper}").exists():
+        assert time.monotonic() < deadline + 20
+        time.sleep(0.02)
 
 
 def test_what_it_cannot_have_is_said(rootless: Rootless) -> None:

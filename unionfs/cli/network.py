@@ -9,12 +9,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from unionfs import events
 from unionfs.cli import formats, picture
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
 from unionfs.cli.ps import date, show_documents
 from unionfs.cli.run import rooted
-from unionfs.container import wiring
+from unionfs.container import lab, wiring
 from unionfs.container.lifecycle import Container
 from unionfs.container.networks import PREDEFINED, Network, Networks, Range
 from unionfs.container.state import Containers, Record
@@ -51,6 +52,8 @@ def _create(arguments: argparse.Namespace) -> None:
             labels={name: value for name, _, value in (word.partition("=") for word in arguments.label)},
             routes=wiring.machine_routes(),
         )  # fmt: skip
+    if lab.home(database.root) and not made.internal:
+        events.warning("without root a network is this user's own: no way from it into the world is promised")
     print(made.id)
 
 

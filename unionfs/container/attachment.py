@@ -39,9 +39,8 @@ def networked(database: Database, request: Request) -> tuple[Network | None, Req
         return None, _of_container(database, request, word.removeprefix(CONTAINER))
     network = Networks(database).find("bridge" if word == "default" else word)
     if network.driver == "bridge":
-        if not rules_the_machine():
-            hint = "without root there are none and host; or share one: --network container:NAME"
-            raise UnionfsError(f"network {network.name}", "needs root of this machine, for its bridge", hint)
+        if request.publish_mode == "nat" and not rules_the_machine():
+            raise UnionfsError("--publish-mode nat", "needs root of this machine", "leave it out for the proxy")
         check_attachable(network, request.aliases, request.addresses)
         return network, request._replace(network=network.name)
     if request.aliases or request.addresses:

@@ -28,7 +28,6 @@ from unionfs.container.volumes import Volumes, prepare_bind
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 from unionfs.image.images import Image, Images
-from unionfs.linux.capabilities import rules_the_machine
 from unionfs.linux.mounts import absolute
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -134,8 +133,8 @@ def _check(request: Request) -> None:
 
 
 def default_network() -> str:
-    """$UNIONFS_NETWORK; else bridge, and without root none."""
-    return os.environ.get(NETWORK_VARIABLE) or (BRIDGE if rules_the_machine() else NONE)
+    """$UNIONFS_NETWORK, else bridge."""
+    return os.environ.get(NETWORK_VARIABLE) or BRIDGE
 
 
 def _networked(database: Database, request: Request) -> tuple[Any, Request]:

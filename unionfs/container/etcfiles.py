@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from unionfs.container.spec import HOST, Spec
+from unionfs.linux.capabilities import rules_the_machine
 
 _RESOLV = "/etc/resolv.conf"
 _RESOLV_OF_SYSTEMD = "/run/systemd/resolve/resolv.conf"
@@ -54,7 +55,8 @@ def _resolv(spec: Spec, is_on_network: bool, has_names: bool) -> str:
         if spec.network != HOST and not spec.dns and not _reachable(_nameservers(text)):
             text = _read(_RESOLV_OF_SYSTEMD)  # a resolver on the machine's own loopback is out of reach
         found = _nameservers(text)
-        servers = list(spec.dns) or (found if spec.network == HOST else _reachable(found))
+        goes_out = spec.network == HOST or rules_the_machine()  # without root no way leads to the machine's resolvers
+        servers = list(spec.dns) or ((found if spec.network == HOST else _reachable(found)) if goes_out else [])
         wanted = {*(() if own else ("search", "domain")), *(() if options else ("options",))}
         kept = [line for line in text.splitlines() if wanted.intersection(line.split()[:1])]
     else:

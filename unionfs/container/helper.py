@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from unionfs import events
 from unionfs.container.networks import Networks
 from unionfs.image.database import Database
-from unionfs.linux import namespaces, sockets
+from unionfs.linux import capabilities, namespaces, sockets
 from unionfs.linux.namespaces import CLONE_NEWNET
 from unionfs.network.nameserver import Nameserver
 from unionfs.network.ports import Listening
@@ -82,6 +82,9 @@ class _Serving:
     def __init__(self, root: str, container: str, network: int, resolvers: Sequence[str], control: Socket) -> None:
         self.container, self.network, self.resolvers = container, network, resolvers
         self.own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.can_return = capabilities.rules_the_machine()
+        if not self.can_return:  # without root: what is to be opened outside has been, and it stays inside
+            namespaces.setns(network, CLONE_NEWNET)
         self.control = control
         self.networks = Networks(Database(root))
         self.loop = Loop()
@@ -96,6 +99,9 @@ class _Serving:
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
+        if not self.can_return:
+            yield
+            return
         namespaces.setns(self.network, CLONE_NEWNET)
         try:
             yield
@@ -145,10 +151,10 @@ class _Serving:
         return self.networks.reverse(self.container, address)
 
     def _upstreams(self) -> Sequence[str]:
-        """None for a container that is on internal networks only."""
+        """None for a container that is on internal networks only; and without root, where no way leads out."""
         goes_out = any(endpoint.outer and not network.internal
                        for network, endpoint in self.networks.endpoints(self.container))  # fmt: skip
-        return self.resolvers if goes_out else ()
+        return self.resolvers if goes_out and self.can_return else ()
 
     def _outside(self, kind: int, address: str) -> Socket:
         return Socket(family_of(address), kind | SOCK_CLOEXEC | SOCK_NONBLOCK)

@@ -12,6 +12,7 @@ import os
 import pwd
 from contextlib import suppress
 
+from unionfs.container import lab
 from unionfs.errors import UnionfsError
 from unionfs.image.database import default_root
 from unionfs.linux import mountfd, namespaces
@@ -19,13 +20,41 @@ from unionfs.linux.namespaces import CLONE_NEWNS, CLONE_NEWUSER
 
 
 def enter() -> None:
-    """Become root in a user namespace of its own, with a mount namespace. Raises UnionfsError where users get none.
+    """Become root in this user's one user namespace (lab.py), made by the first command that wants it, with a mount
+    namespace of this process's own. Raises UnionfsError where users get none.
 
     Not to be called with further threads. The state stays where it was for this user.
     """
     if os.geteuid() == 0:
         return
-    os.environ["UNIONFS_ROOT"] = default_root()
+    root = os.environ["UNIONFS_ROOT"] = default_root()
+    lab.hold(root)
+    making = lab.making(root)
+    try:
+        keeper = lab.find(root)
+        if keeper:
+            _join(keeper)
+        else:
+            _make()
+            lab.keep(root)
+    finally:
+        os.close(making)
+    mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
+
+
+def _join(keeper: int) -> None:
+    descriptor = os.pidfd_open(keeper)
+    try:
+        namespaces.setns(descriptor, CLONE_NEWUSER)
+        namespaces.unshare(CLONE_NEWNS)
+    except OSError as error:
+        why = f"cannot be joined: {error.strerror}"
+        raise UnionfsError(f"the user namespace of process {keeper}", why, f"end it: kill {keeper}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _make() -> None:
     uid, gid = os.geteuid(), os.getegid()
     waiting, go = os.pipe()
     ranges = (_range("/etc/subuid", uid), _range("/etc/subgid", uid))
@@ -39,7 +68,6 @@ def enter() -> None:
     os.close(waiting)
     if not helper or os.waitpid(helper, 0)[1] != 0:
         _map_one(uid, gid)
-    mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
 
 
 def _fork_helper(

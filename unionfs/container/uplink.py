@@ -19,6 +19,7 @@ from unionfs.container.spec import HOST, NONE
 from unionfs.container.state import Containers, Record
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
+from unionfs.linux.capabilities import rules_the_machine
 
 
 def _wiring() -> Any:
@@ -44,7 +45,9 @@ class Uplink:
             return False
         self.is_wired = True
         self.namespace, self.listening, self.has_names = _wiring().wire(database, record, explain)
-        return bool(self.listening) or self.has_names
+        # Without root what is forked later is born in the container's pid namespace (process.py), and holds up its end
+        # until this process reaps it: so there it is forked now, for names that may come.
+        return bool(self.listening) or self.has_names or (self.namespace >= 0 and not rules_the_machine())
 
     def serve(self, foreign: Sequence[int], explain: Explainer) -> None:
         """Fork the helper. `foreign` are descriptors that it must not keep open. This process has no state open."""

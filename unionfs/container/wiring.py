@@ -13,11 +13,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from unionfs.container import etcfiles
+from unionfs.container import etcfiles, lab
 from unionfs.container.explain import Explainer
 from unionfs.container.networks import Endpoint, Network, Networks
 from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NONE, Spec
@@ -126,7 +125,7 @@ def connect(
             inside = f"/proc/{record.pid}/ns/net"
             endpoint = next(end for net, end in networks.endpoints(record.id) if net.id == network.id)
             joined = _join(database, connection, [(network, endpoint)], _free_name(networks, record), Explainer())
-            _plug(joined, inside, Explainer())
+            _plug(joined, inside, lab.home(database.root), Explainer())
             _route(networks, record, inside)
     if networks.is_live(record):
         _write_files(database, record, networks.endpoints(record.id))
@@ -144,7 +143,7 @@ def disconnect(database: Database, record: Record, name: str) -> None:
             raise UnionfsError(f"container {record.name}", f"is not connected to network {network.name}", hint)
         networks.detach(connection, record.id, network)
         outer = found[0].outer
-        lines = links.unplug(found[0].link) if outer and kernel.has_interface(outer) else []
+        lines = links.unplug(found[0].link) if outer in kernel.interfaces(lab.home(database.root)) else []
         _follow(database, connection, Explainer(), before=lines)
         if networks.is_live(record) and record.pid:
             _route(networks, record, f"/proc/{record.pid}/ns/net")
@@ -172,7 +171,7 @@ def _join_all(
     networks = Networks(database)
     networks.take_back_from_the_dead(connection)
     joined = _join(database, connection, networks.endpoints(record.id), 0, explain)
-    _plug(joined, inside, explain)
+    _plug(joined, inside, lab.home(database.root), explain)
     live = [(network.bridge, endpoint.link) for network, endpoint in joined]
     kernel.ip(links.default_route(live), _teller(explain), inside)
     return joined
@@ -193,10 +192,10 @@ def _join(
     return joined
 
 
-def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, explain: Explainer) -> None:
+def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, home: str, explain: Explainer) -> None:
     outside = [line for network, endpoint in joined for line in links.plug(network.bridge, endpoint.link, inside)]
     within = [line for network, endpoint in joined for line in links.configure(network.bridge, endpoint.link)]
-    kernel.ip(outside, _teller(explain))
+    kernel.ip(outside, _teller(explain), home)
     kernel.ip(within, _teller(explain), inside)
 
 
@@ -205,30 +204,31 @@ def _follow(
 ) -> None:
     """Bridges, forwarding and rules as the state says; `before` are lines of ip to carry out with them."""
     networks = Networks(database)
-    tell = _teller(explain)
-    _forget_other_machine(connection)
+    tell, home = _teller(explain), lab.home(database.root)
+    _forget_other_machine(connection, home)
     wanted = [network for network in networks.all() if network.ranges and networks.members(network)]
     names = {network.bridge.name for network in wanted}
     stale = [line for name in _known_bridges(database) - names for line in links.bridge_down(name)]
-    missing = [network.bridge for network in wanted if not kernel.has_interface(network.bridge.name)]
-    kernel.ip([*before, *stale, *(line for bridge in missing for line in links.bridge_up(bridge))], tell)
+    there = kernel.interfaces(home)
+    missing = [network.bridge for network in wanted if network.bridge.name not in there]
+    kernel.ip([*before, *stale, *(line for bridge in missing for line in links.bridge_up(bridge))], tell, home)
     open_ones = [network.bridge for network in wanted if not network.internal]
     for version in (4, 6):
         needs = any(subnet.version == version for bridge in open_ones for subnet in bridge.subnets)
-        _forward(connection, version, needs, explain)
+        _forward(connection, version, needs, home, tell)
     known = _remembered(connection)
     bridges = [network.bridge for network in wanted]
     text = rules.table(table_name(database), bridges, _published(database), "forward4" not in known)
     if bridges or "rules" in known:
         if known.get("rules") != text:
-            kernel.nft(text, tell)
+            kernel.nft(text, tell, home)
         _remember(connection, "rules", text if bridges else None)
 
 
 def _known_bridges(database: Database) -> set[str]:
     """The bridges of our networks that the machine has."""
-    names = (links.bridge_name(network.id) for network in Networks(database).all() if network.ranges)
-    return {name for name in names if kernel.has_interface(name)}
+    names = {links.bridge_name(network.id) for network in Networks(database).all() if network.ranges}
+    return names & kernel.interfaces(lab.home(database.root)) if names else set()
 
 
 def _published(database: Database) -> list[Published]:
@@ -246,15 +246,15 @@ def _published(database: Database) -> list[Published]:
     return found
 
 
-def _forward(connection: sqlite3.Connection, version: int, needs: bool, explain: Explainer) -> None:
+def _forward(connection: sqlite3.Connection, version: int, needs: bool, home: str, tell: kernel.Tell) -> None:
     """Switch forwarding on for the first network that goes outside, and off again with the last, where it was off."""
     name = f"forward{version}"
     ours = name in _remembered(connection)
-    if needs and not ours and not kernel.forwards(version):
+    if needs and not ours and not kernel.forwards(version, home):
         _remember(connection, name, "0")
-        kernel.set_forwarding(version, True, _teller(explain))
+        kernel.set_forwarding(version, True, tell, home)
     elif not needs and ours:
-        kernel.set_forwarding(version, False, _teller(explain))
+        kernel.set_forwarding(version, False, tell, home)
         _remember(connection, name, None)
 
 
@@ -269,9 +269,9 @@ def _remember(connection: sqlite3.Connection, name: str, value: str | None) -> N
         connection.execute("INSERT OR REPLACE INTO machine VALUES (?, ?)", (name, value))
 
 
-def _forget_other_machine(connection: sqlite3.Connection) -> None:
+def _forget_other_machine(connection: sqlite3.Connection, home: str) -> None:
     """What was changed before a restart, or in another network namespace, is not to be put back here."""
-    here = f"{boot_id()} {os.readlink('/proc/thread-self/ns/net')}"
+    here = f"{boot_id()} {os.readlink(home or '/proc/self/ns/net')}"
     if _remembered(connection).get("here") != here:
         connection.execute("DELETE FROM machine")
         _remember(connection, "here", here)
@@ -289,7 +289,7 @@ def table_name(database: Database) -> str:
 
 def machine_routes() -> list[address.Network]:
     """What the machine itself has routes to."""
-    return [*address.routes(kernel.ask("route", "show", "table", "all"))]
+    return [*address.routes(kernel.routes())]
 
 
 def _teller(explain: Explainer) -> kernel.Tell:
@@ -307,21 +307,29 @@ def _teller(explain: Explainer) -> kernel.Tell:
 
 
 def _new_namespace() -> int:
-    """A descriptor of a new network namespace, with its loopback up."""
-    with _own_network_kept():
-        namespaces.unshare(CLONE_NEWNET)
-        terminal.loopback_up()
-        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-@contextmanager
-def _own_network_kept() -> Iterator[None]:
-    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """A descriptor of a new network namespace, with its loopback up. A child makes it: without root there would be no
+    way back from it for this process."""
+    made, making = os.pipe2(os.O_CLOEXEC)
+    held, holding = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(holding)
+            namespaces.unshare(CLONE_NEWNET)
+            terminal.loopback_up()
+            os.write(making, b".")
+            os.read(held, 1)  # until the other one has opened it
+        finally:
+            os._exit(0)
+    os.close(making)
     try:
-        yield
+        if not os.read(made, 1):
+            raise UnionfsError("a network namespace", "the kernel gives none", "unionfs doctor")
+        return os.open(f"/proc/{child}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        namespaces.setns(own, CLONE_NEWNET)
-        os.close(own)
+        for fd in (made, held, holding):
+            os.close(fd)
+        os.waitpid(child, 0)
 
 
 def _namespace_of(database: Database, record: Record) -> int:
