@@ -17,7 +17,8 @@ README = ROOT / "README.md"
 MOUNTING = ROOT / "docs" / "mounting.md"
 CONTAINERS = ROOT / "docs" / "containers.md"
 NETWORKS = ROOT / "docs" / "networks.md"
-PAGES = (README, CONTAINERS, NETWORKS, *(ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits")))
+OTHERS = (ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits"))
+PAGES = (README, CONTAINERS, NETWORKS, *OTHERS)
 
 needs_mount = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(fusedev.DEVICE, os.R_OK | os.W_OK), reason="needs root and access to /dev/fuse"
