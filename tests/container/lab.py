@@ -126,6 +126,15 @@ class Lab(Launcher):
         found: str = self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"]
         return found
 
+    def helper(self, name: str) -> int:
+        """The process that serves a container's ports and names: of its monitor's children the one with an epoll(7)."""
+        first = self.inspect(name)["State"]["Pid"]
+        lines = Path(f"/proc/{first}/status").read_text().splitlines()
+        monitor = next(line.split()[1] for line in lines if line.startswith("PPid"))
+        children = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
+        (found,) = [int(pid) for pid in children if int(pid) != first and _has_epoll(pid)]
+        return found
+
     def clear(self) -> None:
         ids = self.ok("ps", "-aq").split()
         if ids:
@@ -146,6 +155,14 @@ class Lab(Launcher):
             "rules": self.here("nft", "list", "ruleset"),
             "forwarding": self.here("cat", "/proc/sys/net/ipv4/ip_forward").strip().replace("0", ""),
         }
+
+
+def _has_epoll(pid: str) -> bool:
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if "eventpoll" in os.readlink(f"/proc/{pid}/fd/{fd}"):
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -106,7 +105,7 @@ def test_an_internal_network_asks_nobody_outside(street: Lab) -> None:
 
 def test_bytes_that_make_no_sense(street: Lab) -> None:
     """By UDP and TCP, connections left half open among them: it goes on, and holds no more descriptors than before."""
-    helper = _helper(street, "asks")
+    helper = street.helper("asks")
     before = len(os.listdir(f"/proc/{helper}/fd"))
     script = f"""
 import random
@@ -128,22 +127,3 @@ print(len(words(ask("many", wait=20))), len(words(ask("many", tcp=True, wait=20)
             break
         asked(street, "asks", "ask('many')")
     assert len(os.listdir(f"/proc/{helper}/fd")) <= before
-
-
-def _helper(street: Lab, name: str) -> int:
-    """The child of the container's monitor that is neither its daemon nor its first process."""
-    first = street.inspect(name)["State"]["Pid"]
-    status = Path(f"/proc/{first}/status").read_text()
-    monitor = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid"))
-    children = Path(f"/proc/{monitor}/task/{monitor}/children").read_text().split()
-    listening = [pid for pid in children if any("eventpoll" in _link(f"/proc/{pid}/fd/{fd}")
-                 for fd in os.listdir(f"/proc/{pid}/fd"))]  # fmt: skip
-    (helper,) = [int(pid) for pid in listening if int(pid) != first]
-    return helper
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""

@@ -3,8 +3,11 @@ see lab.py; pyroute2 is the independent eye that looks at what was built."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -280,6 +283,81 @@ def test_killed_with_its_monitor(place: Lab) -> None:
         else:
             place.ok("run", "--rm", "-p", "9000:80", "--rootfs", "/", "true")
             assert place.leftovers() == CLEAN
+
+
+def test_a_helper_that_is_killed_is_replaced(place: Lab) -> None:
+    """Ports and names are served again, by the same sockets; the container never stopped."""
+    place.ok("network", "create", "red")
+    place.serve("one", "--network", "red", "-p", f"127.0.0.1:9000:{PORT}")
+    first = place.inspect("one")["State"]
+    for _ in range(2):
+        helper = place.helper("one")
+        os.kill(helper, signal.SIGKILL)
+        answered = "import socket; c = socket.create_connection(('127.0.0.1', 9000), 10); print(c.recv(100).decode())"
+        assert place.address("one", "red") in place.here("python3", "-c", answered)
+        assert place.probe("one", [("name", "one")]) == [[place.address("one", "red")]]
+    assert place.inspect("one")["State"] == first
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("chances", range(2))
+def test_killed_at_any_moment(place: Lab, chances: int) -> None:
+    """run, killed at a random moment with all that it had begun: names, ports and addresses are free again, and
+    doctor --clean leaves nothing of it, whatever part was there."""
+    chance = random.Random(chances)
+    place.ok("network", "create", "red")
+    words = ["run", "--rm", "--name", "box", "--network", "red", "--ip", "172.17.0.9", "-p", "9000:80", "--rootfs", "/"]
+    words += ["sleep", "0.05"]
+    for _ in range(10):
+        process = subprocess.Popen([*place.inside(), *UNIONFS, *words], env=place.environment, start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        time.sleep(chance.uniform(0.05, 0.4))
+        for pid in _descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 30
+        while (result := place(*words)).status != 0:
+            place.ok("doctor", "--clean")
+            assert time.monotonic() < deadline, result
+    place.ok("doctor", "--clean")
+    assert place.names() == []
+    assert place.leftovers() == CLEAN
+
+
+def _descendants(pid: int) -> list[int]:
+    """Of a process, itself the last."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found += _descendants(int(child))
+    return [*found, pid]
+
+
+def test_files_of_the_resolver_and_of_hosts(place: Lab) -> None:
+    words = ["--dns", "192.0.2.53", "--dns-search", "example", "--dns-option", "ndots:3"]
+    text = place.ok("run", "--rm", *words, "--rootfs", "/", "cat", "/etc/resolv.conf")
+    assert text == "nameserver 192.0.2.53\nsearch example\noptions ndots:3"
+    hosts = ["--add-host", "db:10.0.0.7", "--add-host", "here:host-gateway", "-h", "box"]
+    lines = place.ok("run", "--rm", *hosts, "--rootfs", "/", "cat", "/etc/hosts").splitlines()
+    assert lines[2:] == ["172.17.0.2\tbox", "10.0.0.7\tdb", "172.17.0.1\there"]
+    place.ok("network", "create", "red")
+    text = place.ok("run", "--rm", "--network", "red", "--dns-search", "example", "--rootfs", "/", "cat",
+                    "/etc/resolv.conf")  # fmt: skip
+    assert text == "nameserver 127.0.0.11\nsearch example\noptions ndots:0"
+
+
+def test_what_is_explained_can_be_typed(place: Lab) -> None:
+    """The commands of ip and nft for the machine's side, typed once more on a machine that is as it was before."""
+    place.ok("network", "create", "red")
+    said = place("run", "--rm", "--explain", "--network", "red", "--rootfs", "/", "true").err
+    assert place.leftovers() == CLEAN
+    start = said.index("  ip link add name uf-")
+    typed = re.sub(r" +\[\w+\(8\)\]$", "", said[start : said.index("  ip link add name ve-")], flags=re.MULTILINE)
+    place.here("sh", "-ec", typed)
+    assert "uf-" in place._leftovers()["links"] and "masquerade" in place._leftovers()["rules"]
+    place.ok("run", "--rm", "--network", "red", "--rootfs", "/", "true")
+    place.here("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
 
 
 def test_many_at_once(place: Lab) -> None:

@@ -217,6 +217,8 @@ class _Monitor:
         }
         if self.daemon >= 0:
             actions[self.daemon] = (select.POLLIN, self._lost_daemon)
+        if self.uplink.helper is not None:
+            actions[self.uplink.helper.control.fileno()] = (select.POLLIN, self.uplink.lost_helper)
         if not any(client.is_full for client in self.clients):
             for fd in self.outputs:
                 actions[fd] = (select.POLLIN, partial(self._read_output, fd))

@@ -69,6 +69,14 @@ class Uplink:
         else:
             self.helper.answer_names()
 
+    def lost_helper(self) -> None:
+        """Its helper was killed: another one takes the same sockets, but where it would be born in the container."""
+        events.error("the helper of its network was killed")
+        self.helper.end()
+        self.helper = None
+        if rules_the_machine():
+            self.serve((), Explainer())
+
     def release(self) -> None:
         """Its ports and addresses are free for others."""
         if self.helper is not None:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from unionfs.container import etcfiles, lab
 from unionfs.container.explain import Explainer
+from unionfs.container.machine import Notes
 from unionfs.container.networks import Endpoint, Network, Networks
 from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NONE, Spec
-from unionfs.container.state import Containers, Record, boot_id
+from unionfs.container.state import Containers, Record
 from unionfs.errors import UnionfsError
 from unionfs.image.database import ROOT, Database
 from unionfs.linux import namespaces, terminal
@@ -73,9 +74,9 @@ def tidy(database: Database) -> list[str]:
     """Take away what nobody needs any more: bridges that nobody is on, rules for them. The bridges that went."""
     with database.writing() as connection:
         before = _known_bridges(database)
-        if before or connection.execute("SELECT 1 FROM machine WHERE name<>'here'").fetchone():
+        if before or not Notes(database, lab.home(database.root)).is_empty:
             Networks(database).take_back_from_the_dead(connection)
-            _follow(database, connection, Explainer())
+            _follow(database, Explainer())
         return sorted(before - _known_bridges(database))
 
 
@@ -144,7 +145,7 @@ def disconnect(database: Database, record: Record, name: str) -> None:
         networks.detach(connection, record.id, network)
         outer = found[0].outer
         lines = links.unplug(found[0].link) if outer in kernel.interfaces(lab.home(database.root)) else []
-        _follow(database, connection, Explainer(), before=lines)
+        _follow(database, Explainer(), before=lines)
         if networks.is_live(record) and record.pid:
             _route(networks, record, f"/proc/{record.pid}/ns/net")
     if networks.is_live(record):
@@ -186,9 +187,12 @@ def _join(
     joined = []
     for number, (network, endpoint) in enumerate(wanted, first):
         if not network.ranges:
+            name = links.bridge_name(network.id)
+            if name in _known_bridges(database):  # of one who chose a subnet and was killed before it was entered
+                kernel.ip(links.bridge_down(name), _teller(explain), lab.home(database.root))
             network = networks.complete(connection, network, machine_routes())
         joined.append((network, networks.give(connection, network, endpoint, links.outer_name(), f"eth{number}")))
-    _follow(database, connection, explain)
+    _follow(database, explain)
     return joined
 
 
@@ -199,13 +203,11 @@ def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, home: str, ex
     kernel.ip(within, _teller(explain), inside)
 
 
-def _follow(
-    database: Database, connection: sqlite3.Connection, explain: Explainer, before: Sequence[str] = ()
-) -> None:
+def _follow(database: Database, explain: Explainer, before: Sequence[str] = ()) -> None:
     """Bridges, forwarding and rules as the state says; `before` are lines of ip to carry out with them."""
     networks = Networks(database)
     tell, home = _teller(explain), lab.home(database.root)
-    _forget_other_machine(connection, home)
+    notes = Notes(database, home)
     wanted = [network for network in networks.all() if network.ranges and networks.members(network)]
     names = {network.bridge.name for network in wanted}
     stale = [line for name in _known_bridges(database) - names for line in links.bridge_down(name)]
@@ -215,20 +217,16 @@ def _follow(
     open_ones = [network.bridge for network in wanted if not network.internal]
     for version in (4, 6):
         needs = any(subnet.version == version for bridge in open_ones for subnet in bridge.subnets)
-        _forward(connection, version, needs, home, tell)
-    known = _remembered(connection)
+        _forward(notes, version, needs, home, tell)
     bridges = [network.bridge for network in wanted]
-    text = rules.table(table_name(database), bridges, _published(database), "forward4" not in known)
-    if bridges or "rules" in known:
-        if known.get("rules") != text:
-            kernel.nft(text, tell, home)
-        _remember(connection, "rules", text if bridges else None)
+    text = rules.table(table_name(database), bridges, _published(database), 4 not in notes.forwarding)
+    _rule(notes, text, not bridges, home, tell)
 
 
 def _known_bridges(database: Database) -> set[str]:
     """The bridges of our networks that the machine has."""
-    names = {links.bridge_name(network.id) for network in Networks(database).all() if network.ranges}
-    return names & kernel.interfaces(lab.home(database.root)) if names else set()
+    names = {links.bridge_name(network.id) for network in Networks(database).all() if network.driver == "bridge"}
+    return names & kernel.interfaces(lab.home(database.root))
 
 
 def _published(database: Database) -> list[Published]:
@@ -246,35 +244,29 @@ def _published(database: Database) -> list[Published]:
     return found
 
 
-def _forward(connection: sqlite3.Connection, version: int, needs: bool, home: str, tell: kernel.Tell) -> None:
+def _forward(notes: Notes, version: int, needs: bool, home: str, tell: kernel.Tell) -> None:
     """Switch forwarding on for the first network that goes outside, and off again with the last, where it was off."""
-    name = f"forward{version}"
-    ours = name in _remembered(connection)
-    if needs and not ours and not kernel.forwards(version, home):
-        _remember(connection, name, "0")
+    ours = version in notes.forwarding
+    if needs and not kernel.forwards(version, home):
+        if not ours:
+            notes.forwarding.append(version)
+            notes.save()
         kernel.set_forwarding(version, True, tell, home)
     elif not needs and ours:
         kernel.set_forwarding(version, False, tell, home)
-        _remember(connection, name, None)
+        notes.forwarding.remove(version)
+        notes.save()
 
 
-def _remembered(connection: sqlite3.Connection) -> dict[str, str]:
-    return {row["name"]: row["value"] for row in connection.execute("SELECT name, value FROM machine")}
-
-
-def _remember(connection: sqlite3.Connection, name: str, value: str | None) -> None:
-    if value is None:
-        connection.execute("DELETE FROM machine WHERE name=?", (name,))
-    else:
-        connection.execute("INSERT OR REPLACE INTO machine VALUES (?, ?)", (name, value))
-
-
-def _forget_other_machine(connection: sqlite3.Connection, home: str) -> None:
-    """What was changed before a restart, or in another network namespace, is not to be put back here."""
-    here = f"{boot_id()} {os.readlink(home or '/proc/self/ns/net')}"
-    if _remembered(connection).get("here") != here:
-        connection.execute("DELETE FROM machine")
-        _remember(connection, "here", here)
+def _rule(notes: Notes, text: str, is_last: bool, home: str, tell: kernel.Tell) -> None:
+    """Put the table in place where it is another one; with `is_last` it goes."""
+    if notes.rules == text or (is_last and notes.rules is None):
+        return
+    notes.rules = ""
+    notes.save()
+    kernel.nft(text, tell, home)
+    notes.rules = None if is_last else text
+    notes.save()
 
 
 def table_name(database: Database) -> str:

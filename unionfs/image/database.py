@@ -11,6 +11,8 @@ one writes at a time, and the others wait.
         tmp/                     what is being made; a name in here belongs to the process whose id it begins with
         containers/ID/           a container's upper, work directory, mount point, log
         volumes/NAME/_data       a volume
+        machine                  what networks have changed of the machine; see container/machine.py
+        lab, lab.lock            without root: who holds the namespaces; see container/lab.py
 
 Rule of order: what is in the database is on the disk. A thing is made aside, renamed into place, then entered; and it
 is struck out before it is removed. So whatever interrupts, a name in the database is good, and what is on the disk and
@@ -123,10 +125,6 @@ CREATE TABLE ports (               -- published, while it runs
     protocol TEXT NOT NULL,
     mode TEXT NOT NULL             -- proxy, nat
 );
-CREATE TABLE machine (             -- what we changed of the machine's network, to be put back
-    name TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-) WITHOUT ROWID;
 CREATE INDEX network_endpoints ON endpoints (network);
 INSERT INTO networks VALUES (lower(hex(randomblob(32))), 'bridge', 'bridge', '[]', 0, '{}', strftime('%s', 'now'));
 INSERT INTO networks VALUES (lower(hex(randomblob(32))), 'host', 'host', '[]', 0, '{}', strftime('%s', 'now'));

@@ -62,7 +62,10 @@ def interfaces(inside: str = "") -> set[str]:
 
 def forwards(version: int, inside: str = "") -> bool:
     """Whether packets are passed on between interfaces (ip-sysctl)."""
-    return _run("sh", ["-c", f"cat {_FORWARD[version]}"], "", inside).strip() == "1"
+    if inside:
+        return _run("sh", ["-c", f"cat {_FORWARD[version]}"], "", inside).strip() == "1"
+    with open(_FORWARD[version], "rb") as file:
+        return file.read().strip() == b"1"
 
 
 def set_forwarding(version: int, on: bool, tell: Tell, inside: str = "") -> None:
