@@ -27,6 +27,8 @@ DOORS = {
     "unionfs/fuse/mount.py",  # an engine is loaded when it is chosen: fusepy may be absent
     "unionfs/container/storage.py",  # a storage driver is loaded when it is chosen: start time
     "unionfs/container/create.py",  # volumes are filled by the union library, which most starts do without
+    "unionfs/container/uplink.py",  # bridges, addresses and ports, which the networks none and host do without
+    "unionfs/container/helper.py",  # the resolver's library, for networks with names
 }
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.container.lab import WORLD, Lab, lab
 
+pytestmark = pytest.mark.stress
+
 ASK = """
 import socket, struct, sys
 from dnslib import DNSRecord

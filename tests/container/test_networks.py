@@ -233,6 +233,7 @@ def test_connected_and_disconnected_while_it_runs(place: Lab) -> None:
     place.ok("network", "rm", "red")
 
 
+@pytest.mark.stress
 def test_a_connection_goes_on_while_networks_come_and_go(place: Lab) -> None:
     place.ok("network", "create", "red")
     place.ok("network", "create", "blue")
@@ -285,6 +286,7 @@ def test_killed_with_its_monitor(place: Lab) -> None:
             assert place.leftovers() == CLEAN
 
 
+@pytest.mark.stress
 def test_a_helper_that_is_killed_is_replaced(place: Lab) -> None:
     """Ports and names are served again, by the same sockets; the container never stopped."""
     place.ok("network", "create", "red")
@@ -360,6 +362,7 @@ def test_what_is_explained_can_be_typed(place: Lab) -> None:
     place.here("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
 
 
+@pytest.mark.stress
 def test_many_at_once(place: Lab) -> None:
     """Each its own address; none left, and nothing else, at the end."""
     words = ["run", "--rm", "--rootfs", "/", "sh", "-c", "sleep 1; hostname -I"]

@@ -12,6 +12,8 @@ import pytest
 
 from tests.container.lab import HERE, PORT, PROBE, UNIONFS, WORLD, Lab, lab
 
+pytestmark = pytest.mark.stress
+
 LOAD = """
 import socket, sys, threading
 from concurrent.futures import ThreadPoolExecutor
