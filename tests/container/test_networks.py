@@ -437,6 +437,7 @@ def test_ls_and_inspect(town: Lab) -> None:
     assert town.ok("network", "ls", "-q", "--filter", "name=red") == lines[-1].split()[0]
     shown: Any = town.ok("network", "inspect", "--format", "{{.Name}} {{.Internal}}", "inner", "red")
     assert shown == "inner true\nred false"
+    assert town.ok("inspect", "--format", "{{.Driver}}", "red") == "bridge"
     assert town.ok("ps", "--filter", "network=blue", "--format", "{{.Names}} {{.Networks}}") == "eve blue\ndee red,blue"
 
 

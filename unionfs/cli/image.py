@@ -16,8 +16,8 @@ from typing import IO, Any
 from unionfs.cli import formats
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
+from unionfs.cli.documents import image_document, show_documents
 from unionfs.cli.progress import bar
-from unionfs.cli.ps import image_document, show_documents
 from unionfs.cli.run import rooted
 from unionfs.errors import UnionfsError
 from unionfs.image import imports, layout, reference, transfer

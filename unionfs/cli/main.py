@@ -60,7 +60,7 @@ CONTAINERS = {
     "exec": Place("container", "run one more command in a container"),
     "ps": Place("ps", "list containers"),
     "logs": Place("ps", "what a container put out"),
-    "inspect": Place("ps", "all that is known of a container, image or volume"),
+    "inspect": Place("ps", "all that is known of a container, image, volume, network"),
     "top": Place("container", "the processes of a container"),
     "cp": Place("copy", "copy files between a container and here"),
     "export": Place("copy", "a container's root as a tar"),

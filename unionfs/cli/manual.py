@@ -41,10 +41,12 @@ _TAIL = """\
 .Sh ENVIRONMENT
 .Bl -tag -width Ds
 .It Ev UNIONFS_ROOT
-Where images, containers and volumes are kept; by default
+Where images, containers, volumes and networks are kept; by default
 .Pa /var/lib/unionfs ,
 and for users other than root
 .Pa ~/.local/share/unionfs .
+.It Ev UNIONFS_NETWORK
+The network of containers that name none; by default bridge.
 .El
 .Sh EXIT STATUS
 .Ex -std unionfs

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from unionfs import events
 from unionfs.cli import formats, picture
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
-from unionfs.cli.ps import date, show_documents
+from unionfs.cli.documents import date, network_document, show_documents
 from unionfs.cli.run import rooted
 from unionfs.container import lab, wiring
 from unionfs.container.lifecycle import Container
@@ -21,7 +20,6 @@ from unionfs.container.networks import PREDEFINED, Network, Networks, Range
 from unionfs.container.state import Containers, Record
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
-from unionfs.network.address import with_prefix
 
 _COLUMNS = (("network id", "ID"), ("name", "Name"), ("driver", "Driver"), ("scope", "Scope"))
 _FILTERS = ("dangling", "driver", "id", "label", "name", "type")
@@ -129,37 +127,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     with Database() as database:
         networks = Networks(database)
-        return show_documents(arguments.names, arguments.format, lambda name: document(networks, name))
-
-
-def document(networks: Networks, name: str) -> dict[str, Any]:
-    network = networks.find(name)
-    config = [
-        {"Subnet": entry.subnet, "Gateway": entry.gateway, **({"IPRange": entry.within} if entry.within else {})}
-        for entry in network.ranges
-    ]
-    bridge = network.bridge
-    members = {}
-    for record, endpoint in networks.members(network) if network.driver == "bridge" else ():
-        pairs = zip(endpoint.link.addresses, bridge.subnets, strict=True)
-        shown = {address.version: with_prefix(address, subnet) for address, subnet in pairs}
-        members[record.id] = {
-            "Name": record.name, "MacAddress": endpoint.link.hardware, "IPv4Address": shown.get(4, ""),
-            "IPv6Address": shown.get(6, ""), "Interface": endpoint.outer,
-        }  # fmt: skip
-    return {
-        "Name": network.name,
-        "Id": network.id,
-        "Created": date(network.created),
-        "Scope": "local",
-        "Driver": network.driver,
-        "EnableIPv6": any(":" in entry.subnet for entry in network.ranges),
-        "IPAM": {"Driver": "default", "Options": {}, "Config": config},
-        "Internal": network.internal,
-        "Containers": members,
-        "Options": {"bridge.name": bridge.name} if network.driver == "bridge" else {},
-        "Labels": network.labels,
-    }
+        return show_documents(arguments.names, arguments.format, lambda name: network_document(networks, name))
 
 
 def _connect_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import os
 from unionfs.cli import formats
 from unionfs.cli.command import Command
 from unionfs.cli.container import agrees, each
-from unionfs.cli.ps import show_documents, volume_document
+from unionfs.cli.documents import show_documents, volume_document
 from unionfs.cli.run import rooted
 from unionfs.container import roots
 from unionfs.container.volumes import Volume, Volumes

@@ -25,18 +25,18 @@ class Notes:
         self._path = database.path(_FILE)
         self._aside = database.aside()
         self._here = f"{boot_id()} {os.readlink(home or '/proc/self/ns/net')}"
-        self.forwarding: list[int] = []
-        """Versions of IP for which we switched it on."""
+        self.forwards = False
+        """We have switched it on."""
         self.rules: str | None = None
         """None: there is no table of ours."""
         with suppress(OSError, ValueError), open(self._path, encoding="utf-8") as file:
             noted = json.load(file)
             if noted["here"] == self._here:
-                self.forwarding, self.rules = noted["forwarding"], noted["rules"]
+                self.forwards, self.rules = noted["forwards"], noted["rules"]
 
     @property
     def is_empty(self) -> bool:
-        return not self.forwarding and self.rules is None
+        return not self.forwards and self.rules is None
 
     def save(self) -> None:
         if self.is_empty:
@@ -44,5 +44,5 @@ class Notes:
                 os.unlink(self._path)
             return
         with open(self._aside, "w", encoding="utf-8") as file:
-            json.dump({"here": self._here, "forwarding": self.forwarding, "rules": self.rules}, file)
+            json.dump({"here": self._here, "forwards": self.forwards, "rules": self.rules}, file)
         os.rename(self._aside, self._path)

@@ -204,29 +204,34 @@ def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, home: str, ex
 
 
 def _follow(database: Database, explain: Explainer, before: Sequence[str] = ()) -> None:
-    """Bridges, forwarding and rules as the state says; `before` are lines of ip to carry out with them."""
+    """Bridges, forwarding and rules as the state says; `before` are lines of ip to carry out with them. Rules are there
+    before anything that they hold, and go after it."""
     networks = Networks(database)
     tell, home = _teller(explain), lab.home(database.root)
     notes = Notes(database, home)
     wanted = [network for network in networks.all() if network.ranges and networks.members(network)]
-    names = {network.bridge.name for network in wanted}
-    stale = [line for name in _known_bridges(database) - names for line in links.bridge_down(name)]
-    there = kernel.interfaces(home)
-    missing = [network.bridge for network in wanted if network.bridge.name not in there]
-    kernel.ip([*before, *stale, *(line for bridge in missing for line in links.bridge_up(bridge))], tell, home)
-    open_ones = [network.bridge for network in wanted if not network.internal]
-    for version in (4, 6):
-        needs = any(subnet.version == version for bridge in open_ones for subnet in bridge.subnets)
-        _forward(notes, version, needs, home, tell)
     bridges = [network.bridge for network in wanted]
-    text = rules.table(table_name(database), bridges, _published(database), 4 not in notes.forwarding)
-    _rule(notes, text, not bridges, home, tell)
+    there = kernel.interfaces(home)
+    stale = [line for name in _bridge_names(networks) & there for line in links.bridge_down(name)
+             if name not in {bridge.name for bridge in bridges}]  # fmt: skip
+    missing = [line for bridge in bridges if bridge.name not in there for line in links.bridge_up(bridge)]
+    is_router = not notes.forwards and kernel.forwards(home)
+    text = rules.table(table_name(database), bridges, _published(database), is_router)
+    if bridges:
+        _rule(notes, text, False, home, tell)
+    kernel.ip([*before, *stale, *missing], tell, home)
+    _forward(notes, any(not bridge.is_internal for bridge in bridges), home, tell)
+    if not bridges:
+        _rule(notes, text, True, home, tell)
+
+
+def _bridge_names(networks: Networks) -> set[str]:
+    return {links.bridge_name(network.id) for network in networks.all() if network.driver == "bridge"}
 
 
 def _known_bridges(database: Database) -> set[str]:
     """The bridges of our networks that the machine has."""
-    names = {links.bridge_name(network.id) for network in Networks(database).all() if network.driver == "bridge"}
-    return names & kernel.interfaces(lab.home(database.root))
+    return _bridge_names(Networks(database)) & kernel.interfaces(lab.home(database.root))
 
 
 def _published(database: Database) -> list[Published]:
@@ -244,17 +249,15 @@ def _published(database: Database) -> list[Published]:
     return found
 
 
-def _forward(notes: Notes, version: int, needs: bool, home: str, tell: kernel.Tell) -> None:
+def _forward(notes: Notes, needs: bool, home: str, tell: kernel.Tell) -> None:
     """Switch forwarding on for the first network that goes outside, and off again with the last, where it was off."""
-    ours = version in notes.forwarding
-    if needs and not kernel.forwards(version, home):
-        if not ours:
-            notes.forwarding.append(version)
-            notes.save()
-        kernel.set_forwarding(version, True, tell, home)
-    elif not needs and ours:
-        kernel.set_forwarding(version, False, tell, home)
-        notes.forwarding.remove(version)
+    if needs and not kernel.forwards(home):
+        notes.forwards = True
+        notes.save()
+        kernel.set_forwarding(True, tell, home)
+    elif notes.forwards and not needs:
+        kernel.set_forwarding(False, tell, home)
+        notes.forwards = False
         notes.save()
 
 

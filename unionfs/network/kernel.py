@@ -15,7 +15,7 @@ from unionfs.errors import UnionfsError
 
 _PACKAGES = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux", "sh": "dash"}
 _PATHS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
-_FORWARD = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 Tell = Callable[[str], None]
 """Is told each command, as it could be typed."""
@@ -60,17 +60,18 @@ def interfaces(inside: str = "") -> set[str]:
     return {line.split(": ")[1].partition("@")[0] for line in lines}
 
 
-def forwards(version: int, inside: str = "") -> bool:
-    """Whether packets are passed on between interfaces (ip-sysctl)."""
+def forwards(inside: str = "") -> bool:
+    """Whether IPv4 packets are passed on between interfaces (ip-sysctl)."""
     if inside:
-        return _run("sh", ["-c", f"cat {_FORWARD[version]}"], "", inside).strip() == "1"
-    with open(_FORWARD[version], "rb") as file:
+        return _run("sh", ["-c", f"cat {_FORWARD}"], "", inside).strip() == "1"
+    with open(_FORWARD, "rb") as file:
         return file.read().strip() == b"1"
 
 
-def set_forwarding(version: int, on: bool, tell: Tell, inside: str = "") -> None:
-    tell(f"sysctl -w {_FORWARD[version].removeprefix('/proc/sys/').replace('/', '.')}={int(on)}")
-    _run("sh", ["-c", f"echo {int(on)} >{_FORWARD[version]}"], "", inside)
+def set_forwarding(on: bool, tell: Tell, inside: str = "") -> None:
+    """Of IPv4 alone: a machine that forwards IPv6 takes no routes from its routers any more (accept_ra, ip-sysctl)."""
+    tell(f"sysctl -w net.ipv4.ip_forward={int(on)}")
+    _run("sh", ["-c", f"echo {int(on)} >{_FORWARD}"], "", inside)
 
 
 def _run(program: str, words: list[str], text: str, inside: str) -> str:
