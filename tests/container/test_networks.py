@@ -354,7 +354,7 @@ def test_what_is_explained_can_be_typed(place: Lab) -> None:
     place.ok("network", "create", "red")
     said = place("run", "--rm", "--explain", "--network", "red", "--rootfs", "/", "true").err
     assert place.leftovers() == CLEAN
-    start = said.index("  ip link add name uf-")
+    start = said.index("nft -f - <<.")
     typed = re.sub(r" +\[\w+\(8\)\]$", "", said[start : said.index("  ip link add name ve-")], flags=re.MULTILINE)
     place.here("sh", "-ec", typed)
     assert "uf-" in place._leftovers()["links"] and "masquerade" in place._leftovers()["rules"]

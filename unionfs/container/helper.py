@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import signal
 from _socket import SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as Socket
@@ -91,6 +92,8 @@ class _Serving:
         self.resolver: Nameserver | None = None
 
     def run(self, ports: Sequence[Listening]) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection takes six
         for port in ports:
             kind = TcpPort if port.protocol == "tcp" else UdpPort
             kind(self.loop, port.socket, self._inside, self._target, port.target)

@@ -13,6 +13,7 @@ can go on with and nothing else, so an idle connection costs nothing.
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import select
 import time
@@ -50,7 +51,8 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps equals in order
+        self._number = 0
 
     def watch(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """From now on, or differently from now on."""
@@ -66,23 +68,20 @@ class Loop:
             self._epoll.unregister(fd)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        self._timers.append((time.monotonic() + seconds, call))
+        self._number += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._number, call))
 
     def run(self) -> None:
         """For ever."""
         while True:
-            wait = min((when for when, _ in self._timers), default=None)
-            timeout = None if wait is None else max(wait - time.monotonic(), 0)
+            timeout = max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
             with suppress(InterruptedError):
                 for fd, events in self._epoll.poll(timeout):
                     call = self._calls.get(fd)
                     if call is not None:  # else one that an earlier call has closed
                         call(events)
-            now = time.monotonic()
-            due = [call for when, call in self._timers if when <= now]
-            self._timers = [timer for timer in self._timers if timer[0] > now]
-            for act in due:
-                act()
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                heapq.heappop(self._timers)[2]()
 
 
 # --- TCP
@@ -230,14 +229,13 @@ class UdpPort:
         loop.watch(bound.fileno(), READ, self._came)
 
     def _came(self, events: int) -> None:
-        with suppress(BlockingIOError, ConnectionError):
+        with suppress(OSError):  # nothing there after all, or no descriptors left: a datagram may be lost
             data, client = self.bound.recvfrom(_DATAGRAM)
             if client not in self.clients:
                 self._add(client)
             socket, used = self.clients[client]
             used[0] = time.monotonic()
-            with suppress(OSError):
-                socket.send(data)
+            socket.send(data)
 
     def _add(self, client: Any) -> None:
         socket = self.connect(SOCK_DGRAM)
