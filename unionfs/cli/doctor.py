@@ -26,10 +26,12 @@ from unionfs.cli import helper, table
 from unionfs.cli.command import Command, as_root, this_command
 from unionfs.container import rootless
 from unionfs.container.clean import clean
+from unionfs.errors import UnionfsError
 from unionfs.fuse.mount import SUBTYPE, choose
 from unionfs.image.database import Database
 from unionfs.linux import files, fusedev, mounts
 from unionfs.linux.capabilities import CAP_SYS_NICE, rules_the_machine
+from unionfs.network import kernel
 
 try:
     import fuse
@@ -46,14 +48,15 @@ _PASSTHROUGH_SINCE = (6, 9)
 _NAMESPACES = {"user": ["-Ur"], "mount": ["-m"], "pid": ["-p", "-f"], "net": ["-n"]}
 """What unshare(1) is given for each."""
 
-_INSTALLERS = {
-    "apt-get": ("apt-get install", {"fuse3": "fuse3", "libfuse2": "libfuse2"}),
-    "dnf": ("dnf install", {"fuse3": "fuse3", "libfuse2": "fuse-libs"}),
-    "pacman": ("pacman -S", {"fuse3": "fuse3", "libfuse2": "fuse2"}),
-    "zypper": ("zypper install", {"fuse3": "fuse3", "libfuse2": "libfuse2"}),
-    "apk": ("apk add", {"fuse3": "fuse3", "libfuse2": "fuse"}),
+_INSTALLERS: dict[str, tuple[str, dict[str, str]]] = {
+    "apt-get": ("apt-get install", {}),
+    "dnf": ("dnf install", {"libfuse2": "fuse-libs", "iproute2": "iproute"}),
+    "pacman": ("pacman -S", {"libfuse2": "fuse2"}),
+    "zypper": ("zypper install", {}),
+    "apk": ("apk add", {"libfuse2": "fuse"}),
 }
-"""How each distribution's tool is told to install, and its names of the packages we may need."""
+"""How each distribution's tool is told to install, and its names of the packages we may need, where they differ from
+Debian's."""
 
 
 class Check(NamedTuple):
@@ -233,6 +236,14 @@ def _package(name: str, purpose: str) -> Check:
     return Check(name, works, "installed" if works else "not installed", purpose, "" if works else _pip(name))
 
 
+def _program(name: str, package: str) -> Check:
+    purpose = "networks of containers"
+    try:
+        return Check(name, True, kernel.find(name), purpose)
+    except UnionfsError:
+        return Check(name, False, "not installed", purpose, _install(package))
+
+
 def _mount_helper() -> Check:
     ours = helper.is_ours()
     states = {None: "not installed", True: str(helper.PLACE), False: f"{helper.PLACE} is not ours"}
@@ -253,6 +264,9 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _scheduling,
     _namespaces,
     _overlay,
+    lambda: _program("ip", "iproute2"),
+    lambda: _program("nft", "nftables"),
+    lambda: _package("dnslib", "names on networks of containers"),
     lambda: _package("xattr", "extended attributes by hand and in tests"),
     lambda: _package("rich", "tables on a terminal"),
     _mount_helper,
@@ -265,7 +279,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 def _install(package: str) -> str:
     for tool, (command, names) in _INSTALLERS.items():
         if shutil.which(tool):
-            return as_root(f"{command} {names[package]}")
+            return as_root(f"{command} {names.get(package, package)}")
     return f"install the package {package}"
 
 
