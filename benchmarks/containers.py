@@ -78,7 +78,8 @@ class Stage:
             os.makedirs(os.path.join(self.root, name), exist_ok=True)
         self.podman = [
             "podman", "--root", f"{place}/podman", "--runroot", f"{place}/run", "--cgroup-manager", "cgroupfs",
-            "--events-backend", "file", *(["--runtime", "runc"] if shutil.which("runc") else []),
+            "--events-backend", "file", "--network-config-dir", f"{place}/networks",
+            *(["--runtime", "runc"] if shutil.which("runc") else []),
         ]  # fmt: skip
 
     def bundle(self, runtime: str, words: Sequence[str]) -> str:
