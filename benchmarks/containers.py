@@ -82,6 +82,15 @@ class Stage:
             *(["--runtime", "runc"] if shutil.which("runc") else []),
         ]  # fmt: skip
 
+    def load_podman(self) -> None:
+        """Give it the image, where it is installed."""
+        if shutil.which("podman"):
+            self.run([*self.podman, "load", "-q", "-i", self.archive])
+
+    def clear_podman(self) -> None:
+        if shutil.which("podman"):
+            subprocess.run([*self.podman, "system", "reset", "-f"], capture_output=True)
+
     def bundle(self, runtime: str, words: Sequence[str]) -> str:
         """The directory of a bundle whose process is `words`; without limits that this user cannot set."""
         place = os.path.join(self.place, f"bundle-{runtime}-{words[0]}")
@@ -360,12 +369,10 @@ def chosen(deeds: dict[str, Callable[[], object]], words: str | None) -> dict[st
 
 def main() -> None:
     parser = measure.options(__doc__ or "", 9, None)
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="WORD,...", help=f"of {', '.join(ROWS)}")
+    measure.add_rows(parser, ROWS)
     parser.add_argument("--containers", type=measure.positive, default=100, help="idle ones, for the memory")
     arguments = parser.parse_args()
-    rows = arguments.rows.split(",")
-    if wrong := set(rows) - set(ROWS):
-        raise Fault(f"--rows {', '.join(sorted(wrong))}: there is none of that name; there are {', '.join(ROWS)}")
+    rows = measure.chosen_rows(arguments.rows, ROWS)
     if os.geteuid():
         raise Fault("it needs root: most of what is compared does")
     storage.load("unionfs")  # "in-process" is in a Python that has loaded it
@@ -374,8 +381,7 @@ def main() -> None:
     report.show_machine()
     with tempfile.TemporaryDirectory(prefix="ufb", dir=arguments.dir) as place:
         stage = Stage(os.path.abspath(place))
-        if shutil.which("podman"):
-            stage.run([*stage.podman, "load", "-q", "-i", stage.archive])
+        stage.load_podman()
         try:
             if "start" in rows:
                 compare("start", chosen(starts(stage), arguments.peers), arguments.rounds, "runc", report)
@@ -388,8 +394,7 @@ def main() -> None:
                 for name, found in builds(stage).items():
                     compare(name, chosen(found, arguments.peers), min(arguments.rounds, 5), "native", report)
         finally:
-            if shutil.which("podman"):
-                subprocess.run([*stage.podman, "system", "reset", "-f"], capture_output=True)
+            stage.clear_podman()
             report.write(arguments.json)
 
 

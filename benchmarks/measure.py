@@ -136,6 +136,19 @@ def options(description: str, rounds: int | None, on: str | None = "disk,tmpfs")
     return parser
 
 
+def add_rows(parser: argparse.ArgumentParser, rows: Sequence[str]) -> None:
+    """The option that chooses among the parts of a program."""
+    parser.add_argument("--rows", default=",".join(rows), metavar="WORD,...", help=f"of {', '.join(rows)}")
+
+
+def chosen_rows(text: str, rows: Sequence[str]) -> list[str]:
+    """What --rows says. Raises Fault for one that there is not."""
+    chosen = text.split(",")
+    if wrong := set(chosen) - set(rows):
+        raise Fault(f"--rows {', '.join(sorted(wrong))}: there is none of that name; there are {', '.join(rows)}")
+    return chosen
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:

@@ -240,11 +240,9 @@ def names(stage: Stage, rounds: int, report: Report) -> None:
 
 def main() -> None:
     parser = measure.options(__doc__ or "", 9, None)
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="WORD,...", help=f"of {', '.join(ROWS)}")
+    measure.add_rows(parser, ROWS)
     arguments = parser.parse_args()
-    rows = arguments.rows.split(",")
-    if wrong := set(rows) - set(ROWS):
-        raise Fault(f"--rows {', '.join(sorted(wrong))}: there is none of that name; there are {', '.join(ROWS)}")
+    rows = measure.chosen_rows(arguments.rows, ROWS)
     if os.geteuid():
         raise Fault("it needs root: networks do")
     if _INSIDE not in os.environ:
@@ -257,8 +255,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ufb", dir=arguments.dir) as place:
         stage = Stage(os.path.abspath(place))
         stage.run([*OURS, "network", "create", "custom"])
-        if shutil.which("podman"):
-            stage.run([*stage.podman, "load", "-q", "-i", stage.archive])
+        stage.load_podman()
         try:
             if "start" in rows:
                 compare("start", starts(stage), arguments.rounds, "unionfs none", report)
@@ -267,8 +264,7 @@ def main() -> None:
             if "names" in rows:
                 names(stage, arguments.rounds, report)
         finally:
-            if shutil.which("podman"):
-                subprocess.run([*stage.podman, "system", "reset", "-f"], capture_output=True)
+            stage.clear_podman()
             report.write(arguments.json)
 
 

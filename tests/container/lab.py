@@ -106,14 +106,14 @@ class Lab(Launcher):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    def probe(self, name: str, jobs: list[tuple[str, str]]) -> list[Any]:
+    def probe(self, name: str, jobs: list[tuple[str, str]], port: int = PORT) -> list[Any]:
         """What a container (or "", the machine, or "world") gets of each: ("tcp" or "udp", address): its own address
         as the other side sees it, None where nothing comes; ("name", word): the addresses."""
-        text = json.dumps(jobs)
+        text, script = json.dumps(jobs), PROBE.replace(str(PORT), str(port))
         if name in ("", "world"):
-            answer = self.here("python3", "-c", PROBE, world=name == "world", data=text)
+            answer = self.here("python3", "-c", script, world=name == "world", data=text)
         else:
-            words = [*self.inside(), *UNIONFS, "exec", "-i", name, "python3", "-c", PROBE]
+            words = [*self.inside(), *UNIONFS, "exec", "-i", name, "python3", "-c", script]
             done = subprocess.run(
                 words, input=text, env=self.environment, capture_output=True, text=True, timeout=SECONDS
             )

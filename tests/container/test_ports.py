@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.lab import HERE, PORT, PROBE, UNIONFS, WORLD, Lab, lab
+from tests.container.lab import HERE, PORT, WORLD, Lab, lab
 
 pytestmark = pytest.mark.stress
 
@@ -47,21 +46,8 @@ def harbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
-def at(port: int) -> str:
-    """The probe of lab.py, for another port."""
-    return PROBE.replace("7000", str(port))
-
-
 def probe(harbour: Lab, who: str, port: int, where: str) -> list[str | None]:
-    text = json.dumps([("tcp", where), ("udp", where)])
-    words = ["python3", "-c", at(port)]
-    if who in ("", "world"):
-        found: list[str | None] = json.loads(harbour.here(*words, world=who == "world", data=text))
-        return found
-    done = subprocess.run([*harbour.inside(), *UNIONFS, "exec", "-i", who, *words], input=text, text=True,
-                          env=harbour.environment, capture_output=True, timeout=60)  # fmt: skip
-    found = json.loads(done.stdout)
-    return found
+    return harbour.probe(who, [("tcp", where), ("udp", where)], port)
 
 
 def test_a_proxied_port_is_reached_from_everywhere(harbour: Lab) -> None:

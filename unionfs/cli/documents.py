@@ -5,11 +5,12 @@ Used by `ps.py`, and by the modules of the commands `image`, `volume` and `netwo
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from unionfs.cli import formats
@@ -31,6 +32,16 @@ def state_of(record: Record) -> str:
     if record.is_running and Cgroup.of(record.id).is_frozen():
         return "paused"
     return {STARTING: CREATED}.get(record.status, record.status)
+
+
+def inspects(what: str, field: str, help: str = "its name or id") -> Callable[[argparse.ArgumentParser], None]:
+    """The arguments of a command that shows documents: names of `what`, and a template, as in {{`field`}}."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("names", nargs="+", metavar=what, help=help)
+        parser.add_argument("-f", "--format", metavar="TEMPLATE", help=f'a template, as in "{{{{{field}}}}}"')
+
+    return add
 
 
 def show_documents(names: Sequence[str], form: str | None, document: Any) -> int:
@@ -154,8 +165,8 @@ def container_document(database: Database, record: Record) -> dict[str, Any]:
 def _network_settings(database: Database, record: Record) -> dict[str, Any]:
     ports: dict[str, Any] = dict.fromkeys(record.spec.ports)
     for port in published_ports(database, record):
-        key = f"{port.target}/{port.protocol}"
-        ports[key] = [*(ports.get(key) or ()), {"HostIp": port.where.strip("[]"), "HostPort": str(port.port)}]
+        published = {"HostIp": port.address, "HostPort": str(port.port)}
+        ports[port.inner] = [*(ports.get(port.inner) or ()), published]
     networks = {}
     for network, endpoint in Networks(database).endpoints(record.id):
         found = endpoint.link if endpoint.outer else None

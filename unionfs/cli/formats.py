@@ -116,3 +116,8 @@ def size(count: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{value:.3g}{units[0]}"
+
+
+def labels_of(words: Sequence[str]) -> dict[str, str]:
+    """What --label NAME=VALUE says."""
+    return {name: value for name, _, value in (word.partition("=") for word in words)}

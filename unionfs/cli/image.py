@@ -16,7 +16,7 @@ from typing import IO, Any
 from unionfs.cli import formats
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
-from unionfs.cli.documents import image_document, show_documents
+from unionfs.cli.documents import image_document, inspects, show_documents
 from unionfs.cli.progress import bar
 from unionfs.cli.run import rooted
 from unionfs.errors import UnionfsError
@@ -122,11 +122,6 @@ def _created(config: dict[str, Any]) -> float:
 
 def _names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="IMAGE", help="its name or id")
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    _names(parser)
-    parser.add_argument("-f", "--format", metavar="TEMPLATE", help='a template, as in "{{.Config.Cmd}}"')
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -346,7 +341,7 @@ _LS = Command("The images.", _ls_arguments, _ls)
 COMMANDS = {
     "images": _LS,
     "image ls": _LS,
-    "image inspect": Command("All that is known of images, as JSON.", _inspect_arguments, _inspect),
+    "image inspect": Command("All that is known of images, as JSON.", inspects("IMAGE", ".Config.Cmd"), _inspect),
     "history": Command("The steps by which an image was made, the newest first.", _history_arguments, _history),
     "tag": Command("Give an image one more name.", _tag_arguments, _tag),
     "rmi": Command("Remove images: by name that name, and with its last name the image.", _rm_arguments, rooted(_rm)),

@@ -6,18 +6,18 @@ Loaded by `main.py`. Columns, filters and words are docker's.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from unionfs import events
 from unionfs.cli import formats, picture
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
-from unionfs.cli.documents import date, network_document, show_documents
+from unionfs.cli.documents import date, inspects, network_document, show_documents
 from unionfs.cli.run import rooted
 from unionfs.container import lab, wiring
 from unionfs.container.lifecycle import Container
 from unionfs.container.networks import PREDEFINED, Network, Networks, Range
-from unionfs.container.state import Containers, Record
+from unionfs.container.state import Containers
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
 
@@ -47,7 +47,7 @@ def _create(arguments: argparse.Namespace) -> None:
     with Database() as database:
         made = Networks(database).create(
             arguments.name, _ranges(arguments), ipv6=arguments.ipv6, internal=arguments.internal,
-            labels={name: value for name, _, value in (word.partition("=") for word in arguments.label)},
+            labels=formats.labels_of(arguments.label),
             routes=wiring.machine_routes(),
         )  # fmt: skip
     if lab.home(database.root) and not made.internal:
@@ -117,11 +117,6 @@ def _row(network: Network, whole: bool) -> formats.Row:
         "Labels": ",".join(f"{name}={value}" for name, value in network.labels.items()),
         "CreatedAt": date(network.created),
     }
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="NETWORK", help="its name or id")
-    parser.add_argument("-f", "--format", metavar="TEMPLATE", help='a template, as in "{{.Name}}"')
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -218,7 +213,7 @@ def _port_arguments(parser: argparse.ArgumentParser) -> None:
 def _port(arguments: argparse.Namespace) -> None:
     with Database() as database:
         record = Containers(database).find(arguments.container)
-        found = published(database, record)
+        found = [(port.inner, port.outer) for port in wiring.published_ports(database, record)]
     wanted = arguments.port if not arguments.port or "/" in arguments.port else f"{arguments.port}/tcp"
     for target, where in found:
         if wanted is None:
@@ -230,21 +225,13 @@ def _port(arguments: argparse.Namespace) -> None:
         raise UnionfsError(f"port {wanted} of {record.name}", "is not published", hint)
 
 
-def published(database: Database, record: Record) -> Sequence[tuple[str, str]]:
-    """80/tcp and 0.0.0.0:8080, for each port that is published now."""
-    return [
-        (f"{port.target}/{port.protocol}", f"{port.where}:{port.port}")
-        for port in wiring.published_ports(database, record)
-    ]
-
-
 COMMANDS = {
     "network create": Command(
         "Make a network: a bridge with a subnet, on which containers know each other by name. Prints its id.",
         _create_arguments, rooted(_create),
     ),
     "network ls": Command("The networks.", _ls_arguments, _ls),
-    "network inspect": Command("All that is known of networks, as JSON.", _inspect_arguments, _inspect),
+    "network inspect": Command("All that is known of networks, as JSON.", inspects("NETWORK", ".Name"), _inspect),
     "network connect": Command(
         "Put a container on a network; one that runs at once.", _connect_arguments, rooted(_connect)
     ),

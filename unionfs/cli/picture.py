@@ -52,8 +52,7 @@ def gather(database: Database) -> Drawn:
     for record in Containers(database).all():
         if record.is_running:
             found = [(net.name, word) for net, end in networks.endpoints(record.id) for word in end.addresses]
-            ports = [(f"{port.where}:{port.port}", f"{port.target}/{port.protocol}")
-                     for port in wiring.published_ports(database, record)]  # fmt: skip
+            ports = [(port.outer, port.inner) for port in wiring.published_ports(database, record)]
             boxes.append(Box(record.name, record.spec.network, tuple(found), tuple(ports)))
     nets = [
         Net(net.name, net.bridge.name, tuple(entry.subnet for entry in net.ranges), net.internal)

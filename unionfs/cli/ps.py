@@ -114,9 +114,9 @@ def _ports_of(database: Database, record: Record) -> list[str]:
     if not record.is_running:
         return []
     ports = published_ports(database, record)
-    told = {f"{port.target}/{port.protocol}" for port in ports}
+    told = {port.inner for port in ports}
     exposed = [port for port in record.spec.ports if port not in told]
-    return [*(f"{port.where}:{port.port}->{port.target}/{port.protocol}" for port in ports), *exposed]
+    return [*(f"{port.outer}->{port.inner}" for port in ports), *exposed]
 
 
 def status_of(record: Record) -> str:

@@ -11,7 +11,7 @@ import os
 from unionfs.cli import formats
 from unionfs.cli.command import Command
 from unionfs.cli.container import agrees, each
-from unionfs.cli.documents import show_documents, volume_document
+from unionfs.cli.documents import inspects, show_documents, volume_document
 from unionfs.cli.run import rooted
 from unionfs.container import roots
 from unionfs.container.volumes import Volume, Volumes
@@ -28,9 +28,8 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _create(arguments: argparse.Namespace) -> None:
-    labels = {name: value for name, _, value in (word.partition("=") for word in arguments.label)}
     with Database() as database:
-        print(Volumes(database).create(arguments.name, labels))
+        print(Volumes(database).create(arguments.name, formats.labels_of(arguments.label)))
 
 
 def _ls_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +67,6 @@ def _row(volume: Volume) -> formats.Row:
         "Labels": ",".join(f"{name}={value}" for name, value in volume.labels.items()),
         "Containers": ",".join(volume.users),
     }
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="VOLUME", help="its name")
-    parser.add_argument("-f", "--format", metavar="TEMPLATE", help='a template, as in "{{.Mountpoint}}"')
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -127,7 +121,9 @@ COMMANDS = {
         "Make a volume, and print its name; one that is there already is fine.", _create_arguments, _create
     ),
     "volume ls": Command("The volumes.", _ls_arguments, _ls),
-    "volume inspect": Command("All that is known of volumes, as JSON.", _inspect_arguments, _inspect),
+    "volume inspect": Command(
+        "All that is known of volumes, as JSON.", inspects("VOLUME", ".Mountpoint", "its name"), _inspect
+    ),
     "volume rm": Command("Remove volumes, with all that is in them.", _rm_arguments, rooted(_rm)),
     "volume prune": Command("Remove volumes that no container has, running or not.", _prune_arguments, rooted(_prune)),
 }

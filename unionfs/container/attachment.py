@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unionfs import events
 from unionfs.container.etcfiles import HOST_GATEWAY
 from unionfs.container.networks import Network, Networks, check_attachable
-from unionfs.container.spec import CONTAINER, HOST
+from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NAT, PROXY
 from unionfs.container.state import Containers
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.image.database import Database
@@ -22,7 +22,7 @@ from unionfs.network.ports import parse
 if TYPE_CHECKING:
     from unionfs.container.create import Request
 
-MODES = ("proxy", "nat")
+_MODES = (PROXY, NAT)
 
 
 def networked(database: Database, request: Request) -> tuple[Network | None, Request]:
@@ -32,14 +32,14 @@ def networked(database: Database, request: Request) -> tuple[Network | None, Req
     for published in request.publish:
         parse(published)
     _check_hosts(request)
-    if request.publish_mode not in MODES:
-        hint = did_you_mean(request.publish_mode, MODES) or f"known are {' and '.join(MODES)}"
+    if request.publish_mode not in _MODES:
+        hint = did_you_mean(request.publish_mode, _MODES) or f"known are {' and '.join(_MODES)}"
         raise UnionfsError(f"--publish-mode {request.publish_mode}", "is not known", hint)
     if word.startswith(CONTAINER):
         return None, _of_container(database, request, word.removeprefix(CONTAINER))
-    network = Networks(database).find("bridge" if word == "default" else word)
+    network = Networks(database).find(BRIDGE if word == "default" else word)
     if network.driver == "bridge":
-        if request.publish_mode == "nat" and not rules_the_machine():
+        if request.publish_mode == NAT and not rules_the_machine():
             raise UnionfsError("--publish-mode nat", "needs root of this machine", "leave it out for the proxy")
         check_attachable(network, request.aliases, request.addresses)
         return network, request._replace(network=network.name)

@@ -21,7 +21,7 @@ from unionfs.container import names, roots
 from unionfs.container.mountspecs import combine
 from unionfs.container.privileges import chosen
 from unionfs.container.quantities import parse_signal
-from unionfs.container.spec import BRIDGE, HOST, NONE, VOLUME, Limits, Mount, Spec
+from unionfs.container.spec import BRIDGE, HOST, NONE, PROXY, VOLUME, Limits, Mount, Spec
 from unionfs.container.state import CREATED, Containers, Record
 from unionfs.container.storage import DIALECTS, check_driver
 from unionfs.container.volumes import Volumes, prepare_bind
@@ -62,7 +62,7 @@ class Request(NamedTuple):
     """The addresses it is to have there, one of IPv4 and one of IPv6 at most."""
     publish: tuple[str, ...] = ()
     publish_all: bool = False
-    publish_mode: str = "proxy"
+    publish_mode: str = PROXY
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()

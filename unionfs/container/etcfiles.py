@@ -15,7 +15,8 @@ from unionfs.linux.capabilities import rules_the_machine
 
 _RESOLV = "/etc/resolv.conf"
 _RESOLV_OF_SYSTEMD = "/run/systemd/resolve/resolv.conf"
-_RESOLVER = "127.0.0.11"
+RESOLVER = "127.0.0.11"
+"""Where a container asks for names, on networks of one's own."""
 _LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 HOST_GATEWAY = "host-gateway"
 """In --add-host: this machine, as the container's first network reaches it."""
@@ -49,7 +50,7 @@ def _resolv(spec: Spec, is_on_network: bool, has_names: bool) -> str:
     if has_names:
         if not any(word.startswith("ndots:") for word in options):
             options.append("ndots:0")
-        servers, kept = [_RESOLVER], []
+        servers, kept = [RESOLVER], []
     elif is_on_network or spec.dns or spec.network == HOST:
         text = _read(_RESOLV)
         if spec.network != HOST and not spec.dns and not _reachable(_nameservers(text)):

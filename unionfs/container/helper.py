@@ -22,11 +22,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from unionfs import events
+from unionfs.container.etcfiles import RESOLVER
 from unionfs.container.networks import Networks
 from unionfs.image.database import Database
 from unionfs.linux import capabilities, namespaces, sockets
 from unionfs.linux.namespaces import CLONE_NEWNET
-from unionfs.network.nameserver import Nameserver
+from unionfs.network.nameserver import PORT, Nameserver
 from unionfs.network.ports import Listening
 from unionfs.network.proxy import READ, Loop, TcpPort, UdpPort, family_of
 
@@ -137,7 +138,7 @@ class _Serving:
             tcp = Socket(type=SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
         tcp.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         for socket in (udp, tcp):
-            socket.bind((resolver.ADDRESS, resolver.PORT))
+            socket.bind((RESOLVER, PORT))
         tcp.listen(64)
 
         def answer(query: bytes) -> bytes | None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 BIND, VOLUME, TMPFS = "bind", "volume", "tmpfs"
 BRIDGE, HOST, NONE = "bridge", "host", "none"
 """The networks that are there from the beginning."""
+PROXY, NAT = "proxy", "nat"
+"""How a published port leads to its container."""
 CONTAINER = "container:"
 """Before the id of another container, whose network is shared."""
 
@@ -71,7 +73,7 @@ class Spec(NamedTuple):
     publish: tuple[str, ...] = ()
     """What -p said, a word each: see network/ports.py."""
     publish_all: bool = False
-    publish_mode: str = "proxy"
+    publish_mode: str = PROXY
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from unionfs.container import etcfiles, lab
 from unionfs.container.explain import Explainer
 from unionfs.container.machine import Notes
 from unionfs.container.networks import Endpoint, Network, Networks
-from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NONE, Spec
+from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NAT, NONE, Spec
 from unionfs.container.state import Containers, Record
 from unionfs.errors import UnionfsError
 from unionfs.image.database import ROOT, Database
@@ -29,8 +29,6 @@ from unionfs.linux.namespaces import CLONE_NEWNET
 from unionfs.network import address, kernel, links, ports, rules
 from unionfs.network.ports import Listening, Port
 from unionfs.network.rules import Published
-
-NAT = "nat"
 
 
 class Wired(NamedTuple):
@@ -58,7 +56,9 @@ def wire(database: Database, record: Record, explain: Explainer) -> Wired:
             row = (record.id, one.address, one.port, one.target, one.protocol, spec.publish_mode)
             connection.execute("INSERT INTO ports VALUES (?,?,?,?,?,?)", row)
         inside = f"/proc/{os.getpid()}/fd/{namespace}"
-        joined = _join_all(database, connection, record, inside, explain)
+        networks = Networks(database)
+        networks.take_back_from_the_dead(connection)
+        joined = _join(database, connection, record, networks.endpoints(record.id), 0, inside, explain)
     _write_files(database, record, joined)
     return Wired(namespace, tuple(listening), _has_names(joined))
 
@@ -88,12 +88,22 @@ def check_names() -> None:
 
 
 class PublishedPort(NamedTuple):
-    """A port of the machine that leads to a container; `where` is its address, with brackets for IPv6."""
+    """A port of the machine that leads to a container."""
 
-    where: str
+    address: str
     port: int
     target: int
     protocol: str
+
+    @property
+    def outer(self) -> str:
+        """0.0.0.0:8080, [::]:8080"""
+        return f"{ports.bracketed(self.address)}:{self.port}"
+
+    @property
+    def inner(self) -> str:
+        """80/tcp"""
+        return f"{self.target}/{self.protocol}"
 
 
 def published_ports(database: Database, record: Record) -> list[PublishedPort]:
@@ -102,7 +112,7 @@ def published_ports(database: Database, record: Record) -> list[PublishedPort]:
         return []
     query = "SELECT * FROM ports WHERE container=? ORDER BY target, protocol, address"
     return [
-        PublishedPort(ports.bracketed(row["address"]), row["port"], row["target"], row["protocol"])
+        PublishedPort(row["address"], row["port"], row["target"], row["protocol"])
         for row in database.rows(query, record.id)
     ]
 
@@ -125,9 +135,8 @@ def connect(
         if networks.is_live(record) and record.pid:
             inside = f"/proc/{record.pid}/ns/net"
             endpoint = next(end for net, end in networks.endpoints(record.id) if net.id == network.id)
-            joined = _join(database, connection, [(network, endpoint)], _free_name(networks, record), Explainer())
-            _plug(joined, inside, lab.home(database.root), Explainer())
-            _route(networks, record, inside)
+            number = _free_name(networks, record)
+            _join(database, connection, record, [(network, endpoint)], number, inside, Explainer())
     if networks.is_live(record):
         _write_files(database, record, networks.endpoints(record.id))
     return network.name != BRIDGE
@@ -147,7 +156,7 @@ def disconnect(database: Database, record: Record, name: str) -> None:
         lines = links.unplug(found[0].link) if outer in kernel.interfaces(lab.home(database.root)) else []
         _follow(database, Explainer(), before=lines)
         if networks.is_live(record) and record.pid:
-            _route(networks, record, f"/proc/{record.pid}/ns/net")
+            _route(networks, record, f"/proc/{record.pid}/ns/net", _teller(Explainer()))
     if networks.is_live(record):
         _write_files(database, record, networks.endpoints(record.id))
 
@@ -158,49 +167,34 @@ def _free_name(networks: Networks, record: Record) -> int:
     return next(number for number in range(len(used) + 1) if f"eth{number}" not in used)
 
 
-def _route(networks: Networks, record: Record, inside: str) -> None:
+def _route(networks: Networks, record: Record, inside: str, tell: kernel.Tell) -> None:
     live = [(network.bridge, endpoint.link) for network, endpoint in networks.endpoints(record.id) if endpoint.outer]
-    kernel.ip(links.default_route(live), lambda command: None, inside)
+    kernel.ip(links.default_route(live), tell, inside)
 
 
 # --- the kernel follows the state
 
 
-def _join_all(
-    database: Database, connection: sqlite3.Connection, record: Record, inside: str, explain: Explainer
-) -> list[tuple[Network, Endpoint]]:
-    networks = Networks(database)
-    networks.take_back_from_the_dead(connection)
-    joined = _join(database, connection, networks.endpoints(record.id), 0, explain)
-    _plug(joined, inside, lab.home(database.root), explain)
-    live = [(network.bridge, endpoint.link) for network, endpoint in joined]
-    kernel.ip(links.default_route(live), _teller(explain), inside)
-    return joined
-
-
 def _join(
-    database: Database, connection: sqlite3.Connection, wanted: Sequence[tuple[Network, Endpoint]], first: int,
-    explain: Explainer,
+    database: Database, connection: sqlite3.Connection, record: Record, wanted: Sequence[tuple[Network, Endpoint]],
+    first: int, inside: str, explain: Explainer,
 ) -> list[tuple[Network, Endpoint]]:  # fmt: skip
-    """Addresses for endpoints, and bridges and rules for them."""
-    networks = Networks(database)
+    """Addresses for endpoints of a container, bridges and rules for them, and interfaces in its network namespace, from
+    eth`first` on."""
+    networks, home, tell = Networks(database), lab.home(database.root), _teller(explain)
     joined = []
     for number, (network, endpoint) in enumerate(wanted, first):
         if not network.ranges:
             name = links.bridge_name(network.id)
             if name in _known_bridges(database):  # of one who chose a subnet and was killed before it was entered
-                kernel.ip(links.bridge_down(name), _teller(explain), lab.home(database.root))
+                kernel.ip(links.bridge_down(name), tell, home)
             network = networks.complete(connection, network, machine_routes())
         joined.append((network, networks.give(connection, network, endpoint, links.outer_name(), f"eth{number}")))
     _follow(database, explain)
+    kernel.ip([line for net, end in joined for line in links.plug(net.bridge, end.link, inside)], tell, home)
+    kernel.ip([line for net, end in joined for line in links.configure(net.bridge, end.link)], tell, inside)
+    _route(networks, record, inside, tell)
     return joined
-
-
-def _plug(joined: Sequence[tuple[Network, Endpoint]], inside: str, home: str, explain: Explainer) -> None:
-    outside = [line for network, endpoint in joined for line in links.plug(network.bridge, endpoint.link, inside)]
-    within = [line for network, endpoint in joined for line in links.configure(network.bridge, endpoint.link)]
-    kernel.ip(outside, _teller(explain), home)
-    kernel.ip(within, _teller(explain), inside)
 
 
 def _follow(database: Database, explain: Explainer, before: Sequence[str] = ()) -> None:

@@ -22,7 +22,6 @@ from _socket import (
     inet_pton,
 )
 from _socket import socket as Socket
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from unionfs.errors import UnionfsError
@@ -157,12 +156,6 @@ def _bind(family: int, address: str, number: int, port: Port) -> Listening:
         made.close()
         raise
     return Listening(made, address, made.getsockname()[1], port.target, port.protocol)
-
-
-def shown(bound: Sequence[tuple[str, int, int, str]]) -> Iterator[str]:
-    """0.0.0.0:8080->80/tcp, for each (address, port, target, protocol)."""
-    for address, port, target, protocol in bound:
-        yield f"{bracketed(address)}:{port}->{target}/{protocol}"
 
 
 def bracketed(address: str) -> str:

@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 
 from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
 
-ADDRESS = "127.0.0.11"
-PORT = 53
 TTL = 600
 
 Lookup = Callable[[str], Sequence[str] | None]
