@@ -1,4 +1,6 @@
-"""The figures as pictures: curves against sizes, ratios to overlayfs, bars by peer. Used by `suite.py --plots`.
+"""The figures as pictures: curves against sizes, ratios to overlayfs, bars by peer, percentiles of single operations.
+
+Used by `suite.py --plots` and by `page.py`.
 
 matplotlib is imported here and nowhere else: the suite runs without it.
 """
@@ -71,6 +73,7 @@ def draw(rows: Sequence[Figures], directory: str) -> list[str]:
             same = [row for row in here if row["group"] == group]
             drawn += _ratios(same, f"{group}, {filesystem}", directory)
             drawn += _bars(same, f"{group}, {filesystem}", directory)
+            drawn += _percentiles(same, f"{group}, {filesystem}", directory)
     return drawn
 
 
@@ -98,14 +101,19 @@ def _curves(curves: Curves, rows: Sequence[Figures], filesystem: str, directory:
             panel.setdefault(row["peer"], []).append((curves.size(words["size"]), row["ms"]["median"]))
     if not panels:
         return []
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False)
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    size = (4.5 * across, 3.8 * down)
+    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         for peer, points in lines.items():
-            across, up = zip(*sorted(points), strict=True)
-            axis.loglog(across, up, marker="o", markersize=3, label=peer, color=_colour(peer))
+            sizes, times = zip(*sorted(points), strict=True)
+            axis.loglog(sizes, times, marker="o", markersize=3, label=peer, color=_colour(peer))
         axis.set(title=title, xlabel=curves.axis, ylabel="ms")
         axis.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0][across - 1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, directory, f"{curves.name}-{filesystem}")
 
 
@@ -161,3 +169,26 @@ def _bars(rows: Sequence[Figures], title: str, directory: str) -> list[str]:
         axis.remove()
     figure.suptitle(f"{title}: ms", fontsize=10)
     return _save(figure, directory, f"times-{title}")
+
+
+def _percentiles(rows: Sequence[Figures], title: str, directory: str) -> list[str]:
+    """Single operations: a line from p50 to p99 for each peer, where they were timed one by one."""
+    timed = [row for row in rows if "p50_us" in row]
+    whats = list(dict.fromkeys(row["what"] for row in timed))
+    if not whats:
+        return []
+    names = results.peer_names(timed)
+    figure, axis = pyplot.subplots(figsize=(9, 1.5 + (0.2 + 0.12 * len(names)) * len(whats)))
+    for place, peer in enumerate(names):
+        points = [row for row in timed if row["peer"] == peer]
+        down = [whats.index(row["what"]) + (place + 1) / (len(names) + 2) - 0.5 for row in points]
+        low, high = [row["p50_us"] for row in points], [row["p99_us"] for row in points]
+        axis.hlines(down, low, high, color=_colour(peer), linewidth=1.5)
+        axis.plot(low, down, "o", markersize=4, color=_colour(peer), label=peer)
+        axis.plot(high, down, "|", markersize=7, color=_colour(peer))
+    axis.set_yticks(range(len(whats)), whats, fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xscale="log", title=title, xlabel="µs of one operation: the dot is p50, the bar p99")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, directory, f"percentiles-{title}")

@@ -6,7 +6,7 @@ all is compared with, and needs root; whatever is not installed is named and lef
     unionfs bench
     unionfs bench --rows walk,stat --peers overlayfs,index
     unionfs bench --full --json full.json --plots plots --markdown docs/performance.md
-    unionfs bench --from full.json --plots plots
+    unionfs bench --from full.json --plots plots --report report.html
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import grounds
 import measure
+import page
 import peers
 import plots
 import results
@@ -147,6 +148,7 @@ def options() -> argparse.ArgumentParser:
     )
     add("--drop-caches", action="store_true", help="drop the caches of the whole machine before each sample; root")
     add("--plots", metavar="DIR", help="draw the figures as PNG, there; needs matplotlib")
+    add("--report", metavar="FILE", help="write all of it as one HTML page; its pictures need matplotlib")
     add("--markdown", metavar="FILE", help="write the tables there, between the marks if the file has them")
     add("--from", dest="source", metavar="FILE", help="measure nothing: show what --json wrote there")
     add("--list", action="store_true", help="list the rows, with a line about each, and end")
@@ -177,6 +179,9 @@ def show(arguments: argparse.Namespace, rows: list[results.Figures], machine: di
         print("\n" + "\n".join(left))
     if arguments.markdown:
         results.write_markdown(arguments.markdown, rows, machine, left)
+    if arguments.report:
+        page.write(arguments.report, rows, machine, left)
+        print(f"\n{arguments.report}")
     if arguments.plots:
         print("\n" + "\n".join(plots.draw(rows, arguments.plots)))
 
@@ -209,11 +214,11 @@ def main() -> None:
         return
     if arguments.plots and (fault := plots.fault()):
         raise SystemExit(f"--plots: {fault}")
+    check_places(arguments.json, arguments.markdown, arguments.report)
     if arguments.source:
         old = read(arguments.source)
         show(arguments, old["rows"], old["machine"], old["left_out"])
         return
-    check_places(arguments.json, arguments.markdown)
     report = Report(arguments, peers.versions())
     suite = Suite(plan(arguments, report), report)
     report.show_machine()

@@ -26,6 +26,13 @@ def test_copyup_threshold(ground: Path) -> None:
     assert any(row["what"] == "crossing, all" for row in found["rows"])
 
 
+def test_watching(ground: Path) -> None:
+    shown, found = run("watching", ground, "--requests", "5", "--rounds", "1")
+    rows = {row["peer"]: row for row in found["rows"]}
+    assert list(rows) == ["unionfs", "watched before", "control", "watched"] and "a LOOKUP of a name" in shown
+    assert rows["unionfs"]["to_unionfs"]["median"] == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_that_an_interrupted_one_leaves_nothing_behind(ground: Path, number: signal.Signals) -> None:
     """And shows what it has until then."""

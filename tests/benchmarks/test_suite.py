@@ -6,6 +6,7 @@ No time is judged. Without privileges, ours alone is measured.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,19 @@ def test_pictures(ground: Path) -> None:
         assert (status, said) == (1, told)
     else:
         assert status == 0 and list(pictures.glob("layers-*.png"))
+
+
+def test_the_report_needs_nothing_else(ground: Path) -> None:
+    """One page: no address in it, the machine, each table, and each picture if they can be drawn."""
+    _, found = run("suite", ground, *TINY, "--rows", "5 layers,stat", "--peers", "native,unionfs")
+    page = ground.parent / "report.html"
+    status, said = shows("--from", str(ground.parent / "report.json"), "--report", str(page))
+    assert status == 0 and said.rstrip().endswith("report.html")
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:)|https?:""", text)
+    assert found["machine"]["kernel"] in text and "<td class=\"word\">stat, cold" in text
+    pictures = text.count('<img alt="')
+    assert pictures >= 3 if find_spec("matplotlib") else "needs matplotlib" in text
 
 
 def shows(*words: str) -> tuple[int, str]:

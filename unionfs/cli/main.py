@@ -40,6 +40,7 @@ UNIONS = {
     "settle": Place("blocks", "complete the files that were copied up in part"),
     "apply": Place("keep", "keep the changes: write them into a lower layer or a new directory"),
     "discard": Place("keep", "drop the changes: empty the upper layer"),
+    "trace": Place("trace", "what the kernel asks a union, live"),
     "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
     "bench": Place("bench", "measure this and other union filesystems, side by side"),

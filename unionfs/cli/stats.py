@@ -12,17 +12,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from unionfs.cli import formats, table
 from unionfs.cli.command import Command, UsageError, shown
-from unionfs.cli.target import find
+from unionfs.cli.target import STATS, find
 from unionfs.container.cgroup import Cgroup, Usage
 from unionfs.container.lifecycle import Container
 from unionfs.container.state import Record
 from unionfs.errors import UnionfsError
 
-STATS = b"user.unionfs.stats"
 _INTERVAL_SECONDS = 0.5
 
 
@@ -30,6 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("places", nargs="*", metavar="DIR|CONTAINER", help="where a union is mounted; by default all containers")
     add("--json", action="store_true", help="the same for programs")
+    add("--prometheus", action="store_true", help="a union's counters in Prometheus' text format")
     add("-a", "--all", action="store_true", help="containers that do not run too")
     add("--no-stream", action="store_true", help="containers: once, not again each second")
     formats.add_format(parser)
@@ -38,12 +39,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _stats(arguments: argparse.Namespace) -> None:
     mounted = [place for place in arguments.places if "/" in place or os.path.lexists(place)]
     if not mounted:
+        if arguments.prometheus:
+            raise UsageError("stats", "--prometheus is about a mounted union", "name the place of a mount")
         _show_containers(arguments)
         return
     if len(arguments.places) > 1:
         raise UsageError("stats", "a union is asked alone", f"unionfs stats {mounted[0]}")
     found = _ask(mounted[0])
-    if arguments.json:
+    if arguments.prometheus:
+        print(_prometheus(found, os.path.abspath(mounted[0])), end="")
+    elif arguments.json:
         print(json.dumps(found, indent=1))
     else:
         _show(found)
@@ -78,6 +83,29 @@ def _show(found: Any) -> None:
     print()
     requests = sorted(found["requests"].items(), key=lambda item: -item[1])
     table.show(("request", f"{table.RIGHT}count"), requests)
+
+
+_METRICS: tuple[tuple[str, str, str, Callable[[Any], int]], ...] = (
+    ("copy_ups_total", "counter", "Objects that were copied up.", lambda found: found["copy_ups"]),
+    ("copied_bytes_total", "counter", "Bytes of data that were copied with them.", lambda found: found["copied_bytes"]),
+    ("nodes", "gauge", "Nodes that the kernel knows.", lambda found: found["nodes"]),
+    ("open_handles", "gauge", "Open files and directories.", lambda found: found["open_handles"]),
+    ("open_files", "gauge", "Files of the layers that are kept open.", lambda found: found["open_files"]),
+    ("backing_ids", "gauge", "Files that the kernel reads and writes by itself.",
+     lambda found: found["backing_ids"]["live"]),
+)  # fmt: skip
+
+
+def _prometheus(found: Any, mountpoint: str) -> str:
+    """Prometheus' text exposition format, version 0.0.4: a textfile collector, or a script behind HTTP, serves it."""
+    value = mountpoint.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    label = f'mountpoint="{value}"'
+    lines = ["# HELP unionfs_requests_total Requests of the kernel, by kind.", "# TYPE unionfs_requests_total counter"]
+    lines += [f'unionfs_requests_total{{{label},op="{op}"}} {count}' for op, count in found["requests"].items()]
+    for name, kind, words, value_of in _METRICS:
+        lines += [f"# HELP unionfs_{name} {words}", f"# TYPE unionfs_{name} {kind}"]
+        lines.append(f"unionfs_{name}{{{label}}} {value_of(found)}")
+    return "\n".join(lines) + "\n"
 
 
 # --- containers

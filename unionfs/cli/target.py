@@ -25,6 +25,7 @@ from unionfs.linux import mounts
 
 FSTYPE = b"fuse.unionfs"
 CONFIG = b"user.unionfs.config"
+STATS = b"user.unionfs.stats"
 _PREFIXES = (b"trusted.", b"user.")
 _VERSION = 1
 

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from unionfs.errors import UnionfsError, failed
-from unionfs.fuse import protocol, stats, wire
+from unionfs.fuse import protocol, stats, watch, wire
 from unionfs.fuse.datapath import DataPath
 from unionfs.fuse.listings import Listings
 from unionfs.fuse.nodes import Handles, Nodes
@@ -300,6 +300,8 @@ def getxattr(c: Connection, request: Request, size: int, name: bytes) -> int | b
             return _fitting(b"%d" % os.getpid(), size)
         if name == STATS_XATTR:
             return _fitting(stats.as_json(c), size)
+        if size and name.startswith(watch.PREFIX):
+            return _fitting(watch.start(c, request, name.removeprefix(watch.PREFIX)), size)
     if not name.startswith(VIRTUAL) and c.nodes.has_no_xattrs(request.nodeid):
         raise failed(errno.ENODATA)
     return _fitting(c.operations.getxattr(c.inodes[request.nodeid], name), size)

@@ -153,6 +153,23 @@ class Nodes:
         """The nodeid under which the kernel knows `inode`."""
         return self._ids.get(inode)
 
+    def path(self, nodeid: int) -> bytes:
+        """The path of a node from the root of the union, b"" being that; of several names one. Makes no inode.
+
+        Raises ESTALE for a node that is not known, or has no name any more."""
+        with self._lock:
+            names: list[bytes] = []
+            while nodeid not in self.inodes:
+                holder, position = self._holder(nodeid), _position(nodeid)
+                names.append(holder.item(position)[0])
+                nodeid = holder.nodeid_of_parent(position)
+            inode = self.inodes[nodeid]
+            if inode.dentry is not None:
+                names.append(inode.dentry.path())
+            elif nodeid != protocol.ROOT_ID:
+                raise failed(errno.ESTALE)
+            return b"/".join(reversed(names))
+
     def __len__(self) -> int:
         return len(self.inodes)
 

@@ -160,11 +160,15 @@ class Server:
         return wire.error(request.unique, fault.errno)
 
     def _watched(self, row: Row, request: Request, helping: bool) -> Reply | HandOver:
-        """`_perform` for listeners: one event a request, with its time in microseconds and the errno of its answer."""
-        start, number, arguments = perf_counter_ns(), 0, ()
+        """`_perform` for listeners: an event when a thread begins with a request, and one with the time in microseconds
+        and the errno of its answer. What comes of that thread in between belongs to it."""
+        start, number, arguments, result = perf_counter_ns(), 0, (), None
+        reply: Reply | HandOver
+        events.emit("begin", unique=request.unique)
         try:
             arguments = row.decode(request)
-            reply = self._answer(row, request, helping)
+            result = (row.call if helping else row.on_main)(self._connection, request, *arguments)
+            reply = HAND_OVER if result is HAND_OVER else row.encode(request.unique, result)
         except OSError as error:
             number = error.errno or errno.EIO
             reply = wire.error(request.unique, number)
@@ -175,6 +179,7 @@ class Server:
             events.emit(
                 "request", op=row.name, unique=request.unique, nodeid=request.nodeid, pid=request.pid,
                 us=(perf_counter_ns() - start) // 1000, errno=number, fields=row.fields, arguments=arguments,
+                result=result,
             )  # fmt: skip
         return reply
 

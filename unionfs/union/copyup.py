@@ -75,6 +75,14 @@ class Copied:
         self.bytes = 0
 
 
+class Data(NamedTuple):
+    """What a copy-up did with a file's data: `how` is whole (copied), clone (the filesystem shares its blocks) or map
+    (an empty block map, or metacopy); `bytes` were copied."""
+
+    how: str
+    bytes: int
+
+
 class _NoRoomForMap(Exception):
     """The filesystem has room for the map or for the file's other attributes, not for both."""
 
@@ -126,6 +134,8 @@ class CopyUp:
         made.relocate(dentry.parent.upper, dentry.name)
         inode.directories.insert(0, made)
         inode.in_upper = True
+        if events.listeners:
+            events.emit("copy-up", path=dentry.path(), how="directory", bytes=0)
 
     def _put(self, copy: Location, parent: Directory, dentry: Dentry) -> None:
         """Publish a copy under its name. The parent's times are not those of a change that a user made."""
@@ -166,18 +176,19 @@ class CopyUp:
             except _NoRoomForMap:
                 copied = self._copy(inode, keep, to_write, Amount("whole"))
             self.copied.files += 1
-            self.copied.bytes += copied
+            self.copied.bytes += copied.bytes
             if events.listeners:
-                events.emit("copy-up", inode=inode.number, bytes=copied)
+                path = inode.dentry.path() if inode.dentry is not None else None
+                events.emit("copy-up", path=path, how=copied.how, bytes=copied.bytes)
 
-    def _copy(self, inode: FileInode, keep: int | None, to_write: bool, amount: Amount) -> int:
-        """How many bytes of data that took."""
+    def _copy(self, inode: FileInode, keep: int | None, to_write: bool, amount: Amount) -> Data:
+        """What that took."""
         with self.tree:
             source = inode.location
             st = source.stat()
             redirect = None if to_write else self._redirect(inode)
             aside, data = self._begin(source, st)
-        copy, part, copied = Location(self.work.area, aside), None, 0
+        copy, part, copied = Location(self.work.area, aside), None, Data("whole", 0)
         try:
             if data is not None:
                 part, copied = self._copy_data(data, source, st, keep, redirect, amount)
@@ -211,22 +222,22 @@ class CopyUp:
     def _copy_data(
         self, data: tuple[Content, int], source: Location, st: os.stat_result, keep: int | None,
         redirect: bytes | None, amount: Amount,
-    ) -> tuple[PartialFile | None, int]:  # fmt: skip
-        """Copy data, or not: what knows where the bytes are in the second case, and how many were copied."""
+    ) -> tuple[PartialFile | None, Data]:  # fmt: skip
+        """Copy data, or not: what knows where the bytes are in the second case, and what was copied."""
         content, target = data
         length = st.st_size if keep is None else min(keep, st.st_size)
         how, threshold = amount
         if keep is None and how != "block" and content.clone_into(target):
-            return None, 0
+            return None, Data("clone", 0)
         if length and how != "whole" and (how == "block" or length >= threshold):
             part = self._make_partial(content, target, source, st, length, redirect)
             if part is not None:
-                return part, 0
+                return part, Data("map", 0)
         os.ftruncate(target, length)
         content.copy(target, 0, length)
         if not self.stack.volatile and length:
             os.fsync(target)
-        return None, length
+        return None, Data("whole", length)
 
     def _make_partial(
         self, content: Content, target: int, source: Location, st: os.stat_result, length: int,

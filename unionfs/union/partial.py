@@ -242,7 +242,9 @@ class PartialFile(Content):
             self.blocks.copied += copied
             self.blocks.add(run.start, run.end)
             if events.listeners:
-                events.emit("copy-up", offset=run.start, bytes=copied)
+                events.emit(
+                    "copy-up", how="blocks", offset=run.start, bytes=copied, block_size=self.blocks.block_size
+                )
 
     def _replaced(self, start: int, count: int, wanted: int) -> int:
         """Add the blocks of `count` bytes that were replaced. Where fewer were than `wanted`, the last block may be old
