@@ -76,7 +76,7 @@ def test_layers(made: Made, call: Caller) -> None:
     changed(made)
     assert call("layers", made.upper.path) == 0
     heading, *rows = call.out.splitlines()
-    assert heading.split() == ["LAYER", "ROLE", "A", "C", "D", "SIZE", "PATH"]
+    assert heading.split() == ["LAYER", "ROLE", "A", "C", "D", "FILES", "OPAQUE", "SIZE", "WASTED", "PATH"]
     assert [row.split()[:5] for row in rows] == [
         ["0", "upper", "2", "3", "2"], ["1", "lower", "0", "2", "0"], ["2", "lower", "6", "0", "0"],
     ]  # fmt: skip
@@ -88,9 +88,28 @@ def test_layers_as_json(made: Made, call: Caller) -> None:
     assert call("layers", "--json", made.upper.path) == 0
     *_, last = json.loads(call.out)
     assert last == {
-        "layer": 2, "role": "lower", "added": 1, "changed": 0, "deleted": 0,
+        "layer": 2, "role": "lower", "added": 1, "changed": 0, "deleted": 0, "files": 1, "opaque": 0, "wasted": 0,
         "size": file.stat().st_blocks * 512, "path": str(made.lower[1].path),
     }  # fmt: skip
+
+
+def test_layers_and_what_they_hold_for_nothing(made: Made, call: Caller) -> None:
+    changed(made)
+    size = (made.lower[1].path / "etc/motd").stat().st_blocks * 512
+    assert call("layers", "--wasted", "2", made.upper.path) == 0
+    table, _, rest = call.out.partition("\n\n")
+    assert "of what the layers take is shown; the largest of the rest:" in rest
+    assert table.splitlines()[-1].split()[-3:-1] == ["8.0", "KiB"]
+    assert len(rest.splitlines()) == 4
+    assert call("layers", "--wasted", "--json", made.upper.path) == 0
+    told = json.loads(call.out)
+    assert {"layer": 2, "path": "/etc/motd", "size": size} in told["wasted"] and 0 < told["efficiency"] < 1
+    assert told["layers"][2]["wasted"] == sum(one["size"] for one in told["wasted"] if one["layer"] == 2)
+
+
+def test_layers_of_what_is_no_union(tmp_path: Path) -> None:
+    done = unionfs("layers", "nothing", environment={"UNIONFS_ROOT": str(tmp_path)})
+    assert done.status == 1 and "there is no such path, and no container of that name" in done.err
 
 
 # --- which

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 from unionfs.changes import explain
 from unionfs.changes.difference import Change, difference
 from unionfs.changes.explain import Finding
+from unionfs.changes.survey import LayerFacts, survey
 from unionfs.cli import table
 from unionfs.cli.command import Command, shown
-from unionfs.cli.target import Target, find, find_path, needs_upper
+from unionfs.cli.counter import counter
+from unionfs.cli.target import find, find_any, find_path, needs_upper
 from unionfs.container.changes import changes
 from unionfs.container.lifecycle import Container
-from unionfs.layer.layer import Layer
 
 _TYPES = {
     stat.S_IFREG: "regular file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo",
@@ -35,22 +36,43 @@ def _place_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def role(target: Target, index: int) -> str:
-    return "upper" if index == 0 and target.upper is not None else "lower"
-
-
 # --- unionfs layers
 
 
+def _layers_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("place", metavar="DIR|UPPER|CONTAINER|IMAGE", help="a mounted union, an upper layer, a container or an image")
+    add("--wasted", type=int, nargs="?", const=10, metavar="N", help="and the N largest objects that none shows (10)")
+    add("--json", action="store_true", help="for programs")
+
+
 def _layers(arguments: argparse.Namespace) -> None:
-    target = find(arguments.place)
-    with closing(target.open()) as stack:
-        summaries = [_summary(layer, difference(stack, layer), role(target, layer.index)) for layer in stack.layers]
+    target = find_any(arguments.place)
+    with closing(target.open()) as stack, counter("names looked at") as tell:
+        found = survey(stack, tell)
+        rows = [
+            _summary(facts, difference(stack, stack.layers[facts.layer]), target.role(facts.layer))
+            for facts in found.layers
+        ]
     if arguments.json:
-        print(json.dumps([summary._asdict() for summary in summaries], indent=1))
-    else:
-        rows = [summary._replace(size=table.size(summary.size), path=shown(summary.path)) for summary in summaries]
-        table.show(["layer", "role", ">A", ">C", ">D", ">size", "path"], rows)
+        layers = [row._asdict() for row in rows]
+        if arguments.wasted is None:
+            print(json.dumps(layers, indent=1))
+        else:
+            wasted = [{**one._asdict(), "path": os.fsdecode(one.path)} for one in found.wasted[: arguments.wasted]]
+            print(json.dumps({"layers": layers, "efficiency": found.efficiency, "wasted": wasted}, indent=1))
+        return
+    cells = [
+        row._replace(size=table.size(row.size), wasted=table.size(row.wasted), path=shown(row.path)) for row in rows
+    ]
+    headings = ["layer", "role", ">A", ">C", ">D", ">files", ">opaque", ">size", ">wasted", "path"]
+    table.show(headings, cells)
+    if arguments.wasted is not None:
+        print(f"\n{found.efficiency:.1%} of what the layers take is shown; the largest of the rest:")
+        table.show(
+            ["layer", ">size", "path"],
+            [(one.layer, table.size(one.size), shown(one.path)) for one in found.wasted[: arguments.wasted]],
+        )
 
 
 class _Summary(NamedTuple):
@@ -59,14 +81,19 @@ class _Summary(NamedTuple):
     added: int
     changed: int
     deleted: int
+    files: int
+    opaque: int
     size: Any
+    wasted: Any
     path: str
 
 
-def _summary(layer: Layer, changes: Sequence[Change], role: str) -> _Summary:
+def _summary(facts: LayerFacts, changes: Sequence[Change], role: str) -> _Summary:
     counts = Counter(change.kind for change in changes)
-    space = sum(change.space for change in changes)
-    return _Summary(layer.index, role, counts["A"], counts["C"], counts["D"], space, os.fsdecode(layer.path))
+    return _Summary(
+        facts.layer, role, counts["A"], counts["C"], counts["D"], facts.files, facts.opaque, facts.size, facts.wasted,
+        os.fsdecode(facts.path),
+    )  # fmt: skip
 
 
 # --- unionfs diff
@@ -135,7 +162,7 @@ class _Answer:
         return [f"{shown(self.path)}: {self._summary()}", *(f"  {line}" for line in told)]
 
     def _role(self, finding: Finding) -> str:
-        return role(self.target, finding.layer.index)
+        return self.target.role(finding.layer.index)
 
     def _summary(self) -> str:
         if self.found is not None:
@@ -222,11 +249,11 @@ The root itself is never listed.
 
 COMMANDS = {
     "layers": Command(
-        "Show the stack, the topmost layer first: how many paths each layer adds (A),\n"
-        "changes (C) and deletes (D) of what is below it, and the space that it takes.",
-        _place_arguments,
+        "Show the stack, the topmost layer first: how many paths each layer adds (A), changes (C) and deletes (D) of "
+        "what is below it, the space that it takes, and how much of that the merged tree does not show.",
+        _layers_arguments,
         _layers,
-        "Each layer is walked once. How A, C and D are counted: unionfs diff --help\n",
+        "All of it is walked. How A, C and D are counted: unionfs diff --help. In a browser: unionfs explore.\n",
     ),
     "which": Command(
         "Show which layer gives a path, and why: what the layers say, from the top down,\n"

@@ -41,6 +41,7 @@ UNIONS = {
     "apply": Place("keep", "keep the changes: write them into a lower layer or a new directory"),
     "discard": Place("keep", "drop the changes: empty the upper layer"),
     "trace": Place("trace", "what the kernel asks a union, live"),
+    "explore": Place("explore", "layers, tree, lookups and live requests in a browser"),
     "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
     "bench": Place("bench", "measure this and other union filesystems, side by side"),

@@ -19,6 +19,7 @@ from unionfs.container.state import Containers
 from unionfs.container.storage import DIALECTS as DIALECTS_OF_DRIVERS
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
+from unionfs.image.images import Image, Images
 from unionfs.layer.stack import STACK_FILE, Stack
 from unionfs.layer.whiteout import DIALECTS, Dialect
 from unionfs.linux import mounts
@@ -47,10 +48,16 @@ class Target(NamedTuple):
     """The id, where a container was named."""
     is_image: bool = False
     """Its lower layers are an image's, which others share."""
+    made_by: tuple[str, ...] = ()
+    """Of an image, the step that made each layer, as far as it says so."""
 
     @property
     def layers(self) -> tuple[bytes, ...]:
         return (self.upper, *self.lower) if self.upper is not None else self.lower
+
+    def role(self, index: int) -> str:
+        """Of the layer with that index: upper or lower."""
+        return "upper" if index == 0 and self.upper is not None else "lower"
 
     def open(self) -> Stack:
         """All layers, the upper too, to be read."""
@@ -78,6 +85,21 @@ def find(place: str) -> Target:
         root = shown(target.mountpoint or target.upper or b"")
         raise UnionfsError(shown(place), "lies inside a union", f"name the union itself: {root}")
     return target
+
+
+def find_any(place: str) -> Target:
+    """As `find`; or the layers of an image, where there is no container of that name. Raises UnionfsError."""
+    try:
+        return find(place)
+    except UnionfsError as failure:
+        if os.path.lexists(place):
+            raise
+        with Database() as database:
+            images = Images(database)
+            try:
+                return _of_image(images, images.resolve(place))
+            except UnionfsError:
+                raise failure from None
 
 
 def find_path(place: str) -> Target:
@@ -113,6 +135,14 @@ def _of_container(database: Database, name: str) -> Target:
         DIALECTS_OF_DRIVERS[record.spec.storage], False, None, overlaps=place.overlaps, container=record.id,
         is_image=record.image is not None,
     )  # fmt: skip
+
+
+def _of_image(images: Images, image: Image) -> Target:
+    steps = [step.get("created_by", "") for step in image.config.get("history") or [] if not step.get("empty_layer")]
+    made_by = dict(zip(image.layers, steps, strict=False))
+    directories = images.layer_directories(image)
+    made = tuple(made_by.get(layer, "") for layer in dict.fromkeys(reversed(image.layers)))
+    return Target(tuple(map(os.fsencode, directories)), None, None, "aufs", False, None, is_image=True, made_by=made)
 
 
 # --- a mounted union

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from unionfs.errors import UnionfsError
 _ASK = b"user.unionfs.trace.%d"
 HOUSEKEEPING = frozenset(("FORGET", "BATCH_FORGET", "INTERRUPT", "DESTROY", "NOTIFY_REPLY"))
 """The kernel's own, of no process: hardly anybody wants to see them."""
+
+_PIECE = 1 << 16
 
 
 class Watch:
@@ -34,14 +37,26 @@ class Watch:
             raise UnionfsError(os.fsdecode(mountpoint), why, hint) from error
         finally:
             os.close(write)
-        self._file = os.fdopen(read, "rb")
+        self._fd, self._rest = read, b""
+        self._poll = select.poll()
+        self._poll.register(read, select.POLLIN)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for line in self._file:
-            yield json.loads(line)
+        while (found := self.read()) is not None:
+            yield from found
+
+    def read(self, seconds: float | None = None) -> list[dict[str, Any]] | None:
+        """What was asked since the last time; waits for that, `seconds` at most. None: it is unmounted."""
+        if not self._poll.poll(None if seconds is None else seconds * 1000):
+            return []
+        piece = os.read(self._fd, _PIECE)
+        if not piece:
+            return None
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self._fd
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._fd)
