@@ -45,6 +45,12 @@ UNIONS = {
     "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
     "bench": Place("bench", "measure this and other union filesystems, side by side"),
+    "lab list": Place("lab", "the labs: a union filesystem, rebuilt piece by piece"),
+    "lab start": Place("lab", "begin a lab"),
+    "lab check": Place("lab", "check what was written"),
+    "lab hint": Place("lab", "the next hint"),
+    "lab solution": Place("lab", "print a solution"),
+    # "quiz": Place("quiz", "questions about layers, without an end"),
     "completion": Place("completion", "completion for bash, zsh or fish"),
     "mount.fuse.unionfs": Place("mount"),
 }
@@ -111,6 +117,7 @@ GROUPS = {
     ),
     "volume": (),
     "network": (),
+    "lab": (),
 }  # fmt: skip
 """The groups, and which of the commands of one word can also be written with the group's name before it, as docker
 has them: `image rm` is `rmi`."""
