@@ -5,6 +5,7 @@
     child.py     one check of a student's file, in a process of its own
     checks.py    what the checks of a lab are written with
     grade.py     all checks of a lab: points, time limits, results for people and for Gradescope
+    mounting.py  a file system of a student, really mounted
     kernel.py    what the kernel's overlayfs shows of a stack
     quiz.py      questions without an end, answered by the core
 """

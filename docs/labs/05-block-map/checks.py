@@ -83,7 +83,7 @@ def which_blocks_are_there_now(student):
             }  # fmt: skip
             right = before | sum(1 << number for number in new)
             found, made.have = made.have, before
-            if found & (1 << made.count) - 1 != right or bool(said) != (right != before):
+            if found & (1 << made.count) - 1 != right or (right != before and not said):
                 raise Wrong(f"{described(made)}\nadd({start}, {end})\nyours      {found:b}, said {said}\n"
                             f"should be  {right:b}, {right != before}")  # fmt: skip
 
