@@ -93,7 +93,9 @@ def _refuse(lab: Lab) -> None:
     for need in lab.needs:
         is_there = os.geteuid() == 0 and (need == "root" or os.access("/dev/fuse", os.R_OK | os.W_OK))
         if not is_there:
-            raise UnionfsError(f"lab {lab.number}", f"needs {NEEDS[need]}", "sudo unionfs lab check, in a virtual machine")
+            raise UnionfsError(
+                f"lab {lab.number}", f"needs {NEEDS[need]}", "sudo unionfs lab check, in a virtual machine"
+            )
 
 
 def _show(result: Result) -> None:

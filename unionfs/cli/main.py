@@ -45,15 +45,18 @@ UNIONS = {
     "stats": Place("stats", "what a mount's daemon was asked, did and holds"),
     "doctor": Place("doctor", "what this machine can do, and how to mend it"),
     "bench": Place("bench", "measure this and other union filesystems, side by side"),
+    "completion": Place("completion", "completion for bash, zsh or fish"),
+    "mount.fuse.unionfs": Place("mount"),
+}
+LEARNING = {
     "lab list": Place("lab", "the labs: a union filesystem, rebuilt piece by piece"),
     "lab start": Place("lab", "begin a lab"),
     "lab check": Place("lab", "check what was written"),
     "lab hint": Place("lab", "the next hint"),
     "lab solution": Place("lab", "print a solution"),
-    # "quiz": Place("quiz", "questions about layers, without an end"),
-    "completion": Place("completion", "completion for bash, zsh or fish"),
-    "mount.fuse.unionfs": Place("mount"),
+    "quiz": Place("quiz", "questions about layers, without an end"),
 }
+"""Labs and the quiz. A name of two words belongs to the group that the first one names, here and below."""
 CONTAINERS = {
     "run": Place("run", "create a container and run a command in it"),
     "create": Place("run", "create a container"),
@@ -106,8 +109,8 @@ CONTAINERS = {
     "network graph": Place("network", "draw networks, containers, addresses and ports"),
     "manual": Place("manual"),
 }
-"""The launcher's. A name of two words belongs to the group that the first one names."""
-PLACES = UNIONS | CONTAINERS
+"""The launcher's."""
+PLACES = UNIONS | LEARNING | CONTAINERS
 
 GROUPS = {
     "image": ("build", "pull", "push", "load", "save", "import", "tag", "history"),
@@ -121,6 +124,7 @@ GROUPS = {
 }  # fmt: skip
 """The groups, and which of the commands of one word can also be written with the group's name before it, as docker
 has them: `image rm` is `rmi`."""
+_SHOWN = 6
 _ALIASES = {"image rm": "rmi"}
 
 EXAMPLES = """\
@@ -207,18 +211,24 @@ def _listed(places: dict[str, Place]) -> dict[str, str]:
     return {name: place.summary for name, place in places.items() if place.summary and " " not in name}
 
 
+def _some_of(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= _SHOWN else [*names[:_SHOWN], "..."])
+
+
 def overview() -> Parser:
     """The parser of `unionfs` itself: its help lists the commands."""
-    groups = {group: ", ".join(commands_of(group)[:6]) + ", ..." for group in GROUPS}
+    groups = {group: _some_of(commands_of(group)) for group in GROUPS}
+    learning = {"lab": groups.pop("lab")} | _listed(LEARNING)
     tables = [
         "\n".join(f"  {name:<12}{summary}" for name, summary in listed.items())
-        for listed in (_listed(UNIONS), _listed(CONTAINERS) | groups)
+        for listed in (_listed(UNIONS), learning, _listed(CONTAINERS) | groups)
     ]
     parser = Parser(
         prog="unionfs",
         usage="unionfs COMMAND [ARGUMENT...]",
         description="A union filesystem: several directories seen as one, writable through the topmost.\n\n"
-        f"unions:\n{tables[0]}\n\ncontainers, each with a union as its root:\n{tables[1]}",
+        f"unions:\n{tables[0]}\n\nlearning:\n{tables[1]}\n\n"
+        f"containers, each with a union as its root:\n{tables[2]}",
         epilog=EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"unionfs {__version__}", help="show the version")

@@ -1,8 +1,8 @@
 """What the checks of a lab are written with: `@check(points)`, `Wrong`, the student's code and the project's own.
 
-A lab's checks.py is loaded by `child.py`, in a process of its own for each check. Each function with `@check(points)` is
-one: its docstring says what it looks at, and it raises `Wrong`, whose text is what the student reads, with the smallest
-case that shows the fault. Any other exception is told with its line in the student's file.
+A lab's checks.py is loaded by `child.py`, in a process of its own for each check. Each function with `@check(points)`
+is one: its docstring says what it looks at, and it raises `Wrong`, whose text is what the student reads, with the
+smallest case that shows the fault. Any other exception is told with its line in the student's file.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def union_of(union: Any, stack: Stack, writable: bool = False) -> Iterator[Any]:
 def show(union: Any, stack: Stack) -> Shown:
     """What a class of unions shows of a stack."""
     with union_of(union, stack) as made:
-        return shown_by(made)
+        return shown_by(made, [path for sheet in stack for path in sheet])
 
 
 def compare(student: Student, stacks: Iterable[Stack], count: int = 2000) -> None:

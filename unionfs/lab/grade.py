@@ -20,6 +20,8 @@ from unionfs.lab.ladder import Lab
 
 PATIENCE = 30.0
 """Seconds for one check, unless another limit is given."""
+_GRACE = 10.0
+"""Seconds for a check to clear up after itself, when it has taken too long."""
 _MOST_OUTPUT = 4000
 
 
@@ -45,7 +47,16 @@ def run(lab: Lab, directory: Path, number: int, check: Check, patience: float = 
     """One check of a student's directory."""
     started = time.monotonic()
     read, write = os.pipe()
-    command = [sys.executable, "-P", "-m", "unionfs.lab.child", str(lab.number), str(directory), str(number), str(write)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "unionfs.lab.child",
+        str(lab.number),
+        str(directory),
+        str(number),
+        str(write),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -56,8 +67,12 @@ def run(lab: Lab, directory: Path, number: int, check: Check, patience: float = 
         printed, _ = process.communicate(timeout=patience)
         late = False
     except subprocess.TimeoutExpired:
-        _end(process.pid)
-        printed, _ = process.communicate()
+        process.terminate()  # the child raises an exception of that, and undoes what it made
+        try:
+            printed, _ = process.communicate(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            _end(process.pid)
+            printed, _ = process.communicate()
         late = True
     finally:
         _end(process.pid)
@@ -67,16 +82,14 @@ def run(lab: Lab, directory: Path, number: int, check: Check, patience: float = 
 
 
 def _end(group: int) -> None:
-    """The check and what it started, which is of its session."""
+    """The check and what it started in its session."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         pass
 
 
-def _result(
-    check: Check, told: bytes, printed: bytes, status: int, seconds: float, limit: float | None
-) -> Result:
+def _result(check: Check, told: bytes, printed: bytes, status: int, seconds: float, limit: float | None) -> Result:
     words = printed.decode("utf-8", "replace")[-_MOST_OUTPUT:].rstrip()
     if limit is not None:
         return Result(check, 0, f"it took longer than {limit:g} seconds: does a loop not end?", words, seconds)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 DIR, WHITEOUT, OPAQUE, REDIRECT = "<directory>", "<whiteout>", "<opaque>", "<redirect>"
+_UNLISTED = "is found, and not listed"
 Sheet = dict[str, str]
 Stack = Sequence[Sheet]
 Shown = dict[str, str]
@@ -97,8 +98,8 @@ def _drawn(path: str, what: str) -> str:
     return f"{path}/" if what == DIR else f"{path}={what!r}"
 
 
-def shown_by(union: Any) -> Shown:
-    """What a `unionfs.Union` shows, all of it."""
+def shown_by(union: Any, asked: Iterable[str] = ()) -> Shown:
+    """What a `unionfs.Union` shows: all that it lists, and of the paths `asked` those that it finds besides."""
     found: Shown = {}
     waiting = [""]
     while waiting:
@@ -110,6 +111,9 @@ def shown_by(union: Any) -> Shown:
                 waiting.append(child)
             else:
                 found[child] = repr(union.read_bytes(child).decode())
+    for path in asked:
+        if path not in found and union.exists(path):
+            found[path] = _UNLISTED
     return dict(sorted(found.items()))
 
 
@@ -129,5 +133,8 @@ def told(shown: Shown | None) -> str:
     """In one line."""
     if shown is None:
         return "(it could not be asked: that takes root, or user namespaces)"
-    parts = [f"{path}/" if what == "directory" else f"{path}={what}" for path, what in shown.items()]
+    parts = [
+        f"{path}/" if what == "directory" else f"{path} ({what})" if what == _UNLISTED else f"{path}={what}"
+        for path, what in shown.items()
+    ]
     return "   ".join(parts) or "nothing"

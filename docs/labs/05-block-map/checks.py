@@ -2,6 +2,7 @@
 
 import os
 import random
+from itertools import pairwise
 
 from unionfs.lab.checks import Wrong, check
 from unionfs.lab.checks import union_of as made_union
@@ -40,8 +41,8 @@ def who_has_which_bytes(student):
     for made in maps(student):
         for start, end in ranges(made):
             found = [tuple(run) for run in made.runs(start, end)]
-            changes = [start, *(at for at in _edges(made, start, end) if is_upper(made, at) != is_upper(made, at - 1)), end]
-            right = [(a, b, is_upper(made, a)) for a, b in zip(changes, changes[1:], strict=False)]
+            changes = [at for at in _edges(made, start, end) if is_upper(made, at) != is_upper(made, at - 1)]
+            right = [(a, b, is_upper(made, a)) for a, b in pairwise([start, *changes, end])]
             if found != right:
                 raise Wrong(f"{described(made)}\nruns({start}, {end})\nyours      {found}\nshould be  {right}")
 
@@ -55,7 +56,8 @@ def what_must_be_copied_before_a_write(student):
     """torn: the lower's bytes of blocks that are replaced in part, whole blocks, and no more."""
     for made in maps(student):
         for start, end in ranges(made):
-            found = {block for run in made.torn(start, end) for block in range(run.start // BLOCK, -(-run.end // BLOCK))}
+            runs = made.torn(start, end)
+            found = {block for run in runs for block in range(run.start // BLOCK, -(-run.end // BLOCK))}
             right, allowed = set(), set()
             for number in range(made.count):
                 begin, stop, edge = number * BLOCK, min((number + 1) * BLOCK, made.watermark), (number + 1) * BLOCK
@@ -106,13 +108,14 @@ def files_that_are_written_at_random(student):
                         offset, length = dice.randrange(size + 3000), dice.randrange(1, 9000)
                         data = dice.randbytes(length)
                         file.pwrite_all(data, offset)
-                        content[len(content):offset] = bytes(max(0, offset - len(content)))
-                        content[offset:offset + length] = data
+                        content[len(content) : offset] = bytes(max(0, offset - len(content)))
+                        content[offset : offset + length] = data
                         done.append(f"write {length} bytes at {offset}")
                         _same(file.pread(len(content) + 10, 0), content, size, done, turn)
 
 
 def _same(found, right, size, done, turn):
     if found != right:
-        at = next((at for at, (a, b) in enumerate(zip(found, right, strict=False)) if a != b), min(len(found), len(right)))
+        different = (at for at, (a, b) in enumerate(zip(found, right, strict=False)) if a != b)
+        at = next(different, min(len(found), len(right)))
         raise Wrong(f"file {turn}, of {size} bytes: " + "; ".join(done) + f"\nthe first wrong byte is at {at}")

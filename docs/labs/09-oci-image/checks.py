@@ -25,7 +25,8 @@ def made(student):
 
 def unionfs(place, *words):
     environment = {**os.environ, "UNIONFS_ROOT": str(place.parent / "state"), "UNIONFS_NETWORK": "none"}
-    return subprocess.run([sys.executable, "-P", "-m", "unionfs", *words], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", "unionfs", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def loaded(place):

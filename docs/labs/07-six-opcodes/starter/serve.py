@@ -1,7 +1,7 @@
 """Given: the loop over /dev/fuse, and a union as a tree of numbered nodes. Read it; you need not change it.
 
-A message of the kernel is a header (struct fuse_in_header, 40 bytes) and a body; an answer is a header (fuse_out_header:
-length, error, unique) and a body. Source: fuse(4), include/uapi/linux/fuse.h.
+A message of the kernel is a header (struct fuse_in_header, 40 bytes) and a body; an answer is a header
+(fuse_out_header: length, error, unique) and a body. Source: fuse(4), include/uapi/linux/fuse.h.
 """
 
 import errno
@@ -60,7 +60,7 @@ def answer(functions, tree, message):
 
 def _dispatch(functions, tree, opcode, nodeid, body):
     if opcode == INIT:
-        major, minor, max_readahead, flags = struct.unpack_from("=IIII", body)
+        _, minor, max_readahead, _ = struct.unpack_from("=IIII", body)
         return functions.init(minor, max_readahead)
     if opcode == LOOKUP:
         return functions.lookup(tree, nodeid, body.rstrip(b"\0"))

@@ -1,14 +1,14 @@
 """Lab 8: the kernel reads by itself. INIT, OPEN and RELEASE, so that no READ comes any more.
 
-    fuse_init_out  =IIIIHHIIHHII24x   major minor max_readahead flags max_background congestion_threshold max_write
-                                       time_gran max_pages map_alignment flags2 max_stack_depth
-    fuse_open_out  =QIi                fh open_flags backing_id
+fuse_init_out  =IIIIHHIIHHII24x   major minor max_readahead flags max_background congestion_threshold max_write
+                                   time_gran max_pages map_alignment flags2 max_stack_depth
+fuse_open_out  =QIi                fh open_flags backing_id
 
-    FUSE_INIT_EXT     1 << 30 of flags: there is a second word of flags
-    FUSE_PASSTHROUGH  1 << 5 of flags2
-    FOPEN_PASSTHROUGH 1 << 7 of open_flags
-    FUSE_DEV_IOC_BACKING_OPEN   0x4010E501, of struct fuse_backing_map =iIQ: fd, flags, padding; gives an id
-    FUSE_DEV_IOC_BACKING_CLOSE  0x4004E502, of the id as =I
+FUSE_INIT_EXT     1 << 30 of flags: there is a second word of flags
+FUSE_PASSTHROUGH  1 << 5 of flags2
+FOPEN_PASSTHROUGH 1 << 7 of open_flags
+FUSE_DEV_IOC_BACKING_OPEN   0x4010E501, of struct fuse_backing_map =iIQ: fd, flags, padding; gives an id
+FUSE_DEV_IOC_BACKING_CLOSE  0x4004E502, of the id as =I
 """
 
 from six import getattr, lookup, read, readdir  # noqa: F401

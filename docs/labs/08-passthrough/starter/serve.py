@@ -1,7 +1,7 @@
 """Given: the loop of lab 7, which knows of INIT's second word of flags, and tells which handle is released.
 
-A message of the kernel is a header (struct fuse_in_header, 40 bytes) and a body; an answer is a header (fuse_out_header:
-length, error, unique) and a body. Source: fuse(4), include/uapi/linux/fuse.h.
+A message of the kernel is a header (struct fuse_in_header, 40 bytes) and a body; an answer is a header
+(fuse_out_header: length, error, unique) and a body. Source: fuse(4), include/uapi/linux/fuse.h.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """Lab 9: an image, made of nothing but tar, JSON and SHA-256.
 
-    place/oci-layout               {"imageLayoutVersion": "1.0.0"}
-    place/index.json               a descriptor of the manifest, with the image's name
-    place/blobs/sha256/HEX         layers, config, manifest
+place/oci-layout               {"imageLayoutVersion": "1.0.0"}
+place/index.json               a descriptor of the manifest, with the image's name
+place/blobs/sha256/HEX         layers, config, manifest
 """
 
 BASE = {"greeting": b"hello\n", "secret": b"do not show\n", "data/old": b"old\n"}
