@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import ROOT, need, run
+from unionfs.cli import manual
 from unionfs.cli.command import Parser, UsageError, make_parser
-from unionfs.cli.main import CONTAINERS, INTERRUPTED, READER_GONE, UNIONS, load
-from unionfs.cli.manual import page
+from unionfs.cli.main import INTERRUPTED, READER_GONE, UNIONS, load
 from unionfs.errors import UnionfsError
 from unionfs.fuse.options import ENGINES, OTHERS_PREFIXES, OTHERS_WORDS, SWITCHES, VALUES, known
 from unionfs.layer.whiteout import DIALECTS
@@ -21,8 +21,8 @@ from unionfs.union.copyup import COPYUP
 
 MANUAL = ROOT / "docs" / "man" / "unionfs.1"
 HELPER = ROOT / "docs" / "man" / "mount.fuse.unionfs.8"
-LAUNCHER = ROOT / "docs" / "man" / "unionfs-containers.1"
-PAGES = (MANUAL, HELPER, LAUNCHER)
+MADE = {name: ROOT / "docs" / "man" / f"unionfs-{name}.1" for name in manual.PAGES}
+PAGES = (MANUAL, HELPER, *MADE.values())
 COMMANDS = [name for name, place in UNIONS.items() if place.summary]
 EXIT_STATUS = {0, UnionfsError.exit_status, UsageError.exit_status, INTERRUPTED, READER_GONE}
 EVERYWHERE = {"-h", "--help"}
@@ -72,12 +72,13 @@ def test_every_command_and_no_other() -> None:
     assert re.findall(r"^\.Ss (\S+)$", section(MANUAL, "COMMANDS"), re.MULTILINE) == COMMANDS
 
 
-def test_the_launchers_page_is_what_its_parsers_make() -> None:
-    """unionfs manual > docs/man/unionfs-containers.1"""
-    text = LAUNCHER.read_text()
-    assert text == page()
-    names = [name for name, place in CONTAINERS.items() if place.summary]
-    assert re.findall(r"^\.Ss (.+)$", text, re.MULTILINE) == [*names, "Groups"]
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_is_what_the_parsers_make(name: str) -> None:
+    """unionfs manual NAME > docs/man/unionfs-NAME.1"""
+    text, page = MADE[name].read_text(), manual.PAGES[name]
+    assert text == manual.text_of(page)
+    names = [name for name, place in page.places.items() if place.summary]
+    assert re.findall(r"^\.Ss (.+)$", text, re.MULTILINE) == [*names, *(["Groups"] if page.has_groups else [])]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

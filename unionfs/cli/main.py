@@ -138,7 +138,7 @@ examples:
   unionfs run -it --rm tools
 
 "unionfs COMMAND --help" says more of each. The manual: man unionfs,
-man unionfs-containers
+man unionfs-containers, man unionfs-learning
 """
 
 

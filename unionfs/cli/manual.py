@@ -1,18 +1,19 @@
-"""The manual page of the launcher's commands, made from their parsers, so that it cannot lag behind them.
+"""Manual pages that are made from the commands' parsers, so that they cannot lag behind them.
 
-Loaded by `main.py` for `unionfs manual`, which prints docs/man/unionfs-containers.1; a test holds the file against it.
+Loaded by `main.py` for `unionfs manual NAME`, which prints docs/man/unionfs-NAME.1; a test holds the files against it.
 Source: mdoc(7).
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import NamedTuple
 
 from unionfs.cli.command import Command, make_parser
-from unionfs.cli.main import CONTAINERS, GROUPS, load
+from unionfs.cli.main import CONTAINERS, GROUPS, LEARNING, Place, load
 
 _HEAD = """\
-.\\" Made by: unionfs manual
+.\\" Made by: unionfs manual containers
 .Dd November 25, 2026
 .Dt UNIONFS-CONTAINERS 1
 .Os
@@ -85,12 +86,58 @@ Data that outlives containers:
 """
 
 
-def page() -> str:
+_LEARNING_HEAD = """\
+.\\" Made by: unionfs manual learning
+.Dd November 29, 2026
+.Dt UNIONFS-LEARNING 1
+.Os
+.Sh NAME
+.Nm unionfs-learning
+.Nd a union filesystem, rebuilt piece by piece
+.Sh SYNOPSIS
+"""
+_LEARNING_DESCRIPTION = """\
+.Sh DESCRIPTION
+Twelve labs: each is a page with an idea and a task, a file to be written, and checks.
+The file takes the place of one of the project's own, so a few lines carry a whole file system.
+Labs 0 to 6 need no privileges, and mount nothing.
+The quiz asks about layers, for paper or for oneself.
+.Sh COMMANDS
+"""
+_LEARNING_TAIL = """\
+.Sh EXIT STATUS
+.Ex -std unionfs
+.Sh EXAMPLES
+.Dl unionfs lab start 1 lookup
+.Dl unionfs lab check lookup
+.Dl unionfs quiz -s 7 -n 10
+.Dl unionfs quiz -s 7 -n 10 -c
+.Sh SEE ALSO
+.Xr unionfs 1 ,
+.Xr unionfs-containers 1
+"""
+
+
+class Page(NamedTuple):
+    places: dict[str, Place]
+    head: str
+    description: str
+    tail: str
+    has_groups: bool
+
+
+PAGES = {
+    "containers": Page(CONTAINERS, _HEAD, _DESCRIPTION, _TAIL, True),
+    "learning": Page(LEARNING, _LEARNING_HEAD, _LEARNING_DESCRIPTION, _LEARNING_TAIL, False),
+}
+
+
+def text_of(page: Page) -> str:
     """The whole page."""
-    commands = {name: load(name) for name, place in CONTAINERS.items() if place.summary}
+    commands = {name: load(name) for name, place in page.places.items() if place.summary}
     synopsis = "".join(f".Nm unionfs\n.Cm {name}\n.Ar {_arguments_of(name)}\n" for name in commands)
     described = "".join(_described(name, command) for name, command in commands.items())
-    return _HEAD + synopsis + _DESCRIPTION + described + _groups() + _TAIL
+    return page.head + synopsis + page.description + described + (_groups() if page.has_groups else "") + page.tail
 
 
 def _arguments_of(name: str) -> str:
@@ -135,8 +182,12 @@ def _escaped(text: str) -> str:
     return f"\\&{safe}" if safe.startswith((".", "'")) else safe
 
 
+def _choose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("page", choices=PAGES, help="of unionfs-containers or unionfs-learning")
+
+
 def _print(arguments: argparse.Namespace) -> None:
-    print(page(), end="")
+    print(text_of(PAGES[arguments.page]), end="")
 
 
-COMMANDS = {"manual": Command("The manual page of the launcher's commands.", lambda parser: None, _print)}
+COMMANDS = {"manual": Command("A manual page, made from the commands themselves.", _choose, _print)}
