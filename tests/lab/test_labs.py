@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import ROOT, can_mount, unionfs
+from tests.cli.running import can_mount, unionfs
 from tests.unprivileged import user
 from unionfs.lab import grade, kernel, ladder
 from unionfs.lab.ladder import Lab
@@ -70,7 +70,6 @@ def test_the_first_labs_need_no_privileges() -> None:
     """As an ordinary user, who gets no namespace and no /dev/fuse for it either."""
     program = "import sys; from unionfs.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with user("plain") as run:
-        shutil.copytree(ROOT / "docs" / "labs", run.folder / "code" / "docs" / "labs")
         for lab in LABS[:7]:
             place = str(run.folder / lab.path.name)
             done = run(program, "lab", "start", str(lab.number), place)

@@ -1,7 +1,7 @@
 """The ladder of labs: which there are, what a student gets, which hint comes next.
 
-Used by `unionfs lab` and by the grader. A lab is a folder of docs/labs/ (in a checkout, or where an installed package
-has its data):
+Used by `unionfs lab` and by the grader. A lab is a folder of docs/labs/, which a symbolic link beside this file makes a
+part of the package:
 
     README.md, README.ru.md    the page: the idea, the task, how to check, what to measure, questions
     lab.toml                   title, minutes, needs, the student's `file`, what it `replaces`, hints
@@ -17,16 +17,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import site
-import sysconfig
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unionfs.errors import UnionfsError
 
 MARKER = ".lab.json"
+_LABS = Path(__file__).parent / "labs"
 NEEDS = {
     "root": "root",
     "fuse": "root and /dev/fuse",
@@ -55,17 +53,11 @@ class Lab(NamedTuple):
 
 def labs() -> list[Lab]:
     """All, in order. Raises UnionfsError when they are not installed."""
-    for place in _places():
-        if place.is_dir():
-            folders = sorted(folder for folder in place.iterdir() if (folder / "lab.toml").is_file())
-            return [_read(folder) for folder in folders]
-    raise UnionfsError("labs", "are not installed", "run it in a checkout of the sources, or install the package anew")
-
-
-def _places() -> Iterator[Path]:
-    yield Path(__file__).resolve().parents[2] / "docs" / "labs"
-    for prefix in (sysconfig.get_path("data"), site.getuserbase()):
-        yield Path(prefix) / "share" / "unionfs" / "labs"
+    folders = sorted(path.parent for path in _LABS.glob("*/lab.toml"))
+    if not folders:
+        hint = "run it in a checkout of the sources, or install the package anew"
+        raise UnionfsError("labs", f"are not installed: nothing in {_LABS}", hint)
+    return [_read(folder) for folder in folders]
 
 
 def _read(folder: Path) -> Lab:
