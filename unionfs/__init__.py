@@ -12,8 +12,10 @@
 The layout, one floor a folder, each imports from those below it only:
 
     cli/         words in, tables out
+    explore/     a union, seen in a browser            lab/      labs and quiz: rebuilt piece by piece
     container/   a process, a root of layers, namespaces; read lifecycle.py first
     image/       what a container starts from, in OCI's words
+    network/     bridges, names, published ports
     fuse/        from kernel requests to union operations, and back
     changes/     what an upper layer changes, kept or dropped
     union/       many layers seen as one tree; read lookup.py first
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unionfs.container.build import build
-    from unionfs.container.changes import changes
+    from unionfs.container.changes import diff
     from unionfs.container.commit import commit
     from unionfs.container.lifecycle import Container
     from unionfs.errors import Faults, UnionfsError
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Container", "Faults", "Mount", "Union", "UnionfsError", "build", "changes", "commit", "mount"]
+__all__ = ["Container", "Faults", "Mount", "Union", "UnionfsError", "build", "commit", "diff", "mount"]
 
 _HOMES = {
     "Container": "unionfs.container.lifecycle",
@@ -49,8 +51,8 @@ _HOMES = {
     "Union": "unionfs.union.union",
     "UnionfsError": "unionfs.errors",
     "build": "unionfs.container.build",
-    "changes": "unionfs.container.changes",
     "commit": "unionfs.container.commit",
+    "diff": "unionfs.container.changes",
     "mount": "unionfs.fuse.session",
 }
 

@@ -173,4 +173,10 @@ def test_import_unionfs_is_light() -> None:
 def test_no_such_public_name() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Onion'"):
         package.Onion  # noqa: B018
-    assert all(getattr(package, name) for name in package.__all__)
+
+
+def test_public_names_stay_what_they_are() -> None:
+    """A subpackage of the same name would take a function's place as soon as anything imports it."""
+    for _ in range(2):
+        for name in package.__all__:
+            assert callable(getattr(package, name)), name

@@ -22,7 +22,7 @@ from unionfs.cli import table
 from unionfs.cli.command import Command, shown
 from unionfs.cli.counter import counter
 from unionfs.cli.target import find, find_any, find_path, needs_upper
-from unionfs.container.changes import changes
+from unionfs.container.changes import diff
 from unionfs.container.lifecycle import Container
 
 _TYPES = {
@@ -103,7 +103,7 @@ def _diff(arguments: argparse.Namespace) -> None:
     target = find(arguments.place)
     needs_upper(target)
     if target.container:
-        show_changes(changes(Container(target.container)), arguments.json)
+        show_changes(diff(Container(target.container)), arguments.json)
         return
     with closing(target.open()) as stack:
         show_changes(difference(stack, stack.layers[0]), arguments.json)

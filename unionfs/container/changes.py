@@ -16,7 +16,7 @@ from unionfs.image.database import Database
 from unionfs.layer.stack import Stack
 
 
-def changes(container: Container) -> list[Change]:
+def diff(container: Container) -> list[Change]:
     """What its own layer adds, changes and deletes, sorted by path, in the words of `docker diff`; mount points that
     its volumes needed are left out."""
     record = container.record

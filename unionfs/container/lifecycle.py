@@ -4,7 +4,7 @@ every command stands on; it reads like a table of contents.
     box = unionfs.Container.create("debian:12", ["sh", "-c", "echo hello > /greeting"])
     box.start()
     box.wait()                     # 0
-    unionfs.changes(box)           # [Change(kind="A", path=b"/greeting", ...)]
+    unionfs.diff(box)              # [Change(kind="A", path=b"/greeting", ...)]
     box.remove()
 
     create.py     what was asked for, and what the image says, become a Spec; a row in the state, directories, volumes
