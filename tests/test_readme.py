@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.image.podman import Podman
 from unionfs.linux import fusedev
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,8 +19,8 @@ README = ROOT / "README.md"
 MOUNTING = ROOT / "docs" / "mounting.md"
 CONTAINERS = ROOT / "docs" / "containers.md"
 NETWORKS = ROOT / "docs" / "networks.md"
-OTHERS = (ROOT / "docs" / f"{name}.md" for name in ("README", "mounting", "errors", "limits"))
-PAGES = (README, CONTAINERS, NETWORKS, *OTHERS)
+DOCS = ROOT / "docs"
+PAGES = (README, ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md")))
 
 needs_mount = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(fusedev.DEVICE, os.R_OK | os.W_OK), reason="needs root and access to /dev/fuse"
@@ -74,7 +76,7 @@ def test_the_page_of_networks_runs(tmp_path: Path) -> None:
 @needs_mount
 def test_the_readme_runs(tmp_path: Path) -> None:
     """One block after the other in one directory, as a reader would type them."""
-    (_, by_hand), (_, by_block), (_, contained), (_, in_process), (_, mounted) = blocks(README)
+    (_, by_hand), (_, by_block), (_, watched), (_, contained), (_, in_process), (_, mounted) = blocks(README)
     said = bash(by_hand, tmp_path)
     assert (tmp_path / "upper" / "greeting").read_text() == "hello\nworld\n"
     assert (tmp_path / "lower" / "greeting").read_text() == "hello\n"
@@ -86,6 +88,8 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert (tmp_path / "upper" / "disk").stat().st_size == 10 << 30
     for layer in ("upper", "lower"):
         (tmp_path / layer / "disk").unlink()
+    said = bash(watched, tmp_path)
+    assert "of what the layers take is shown" in said and "0 of 10 points" in said and "Question 1" in said
     said = bash(contained, tmp_path)
     assert "hello from " in said and "A /etc/motd\nD /etc/services\n" in said
     said = python(in_process, tmp_path)
@@ -101,6 +105,54 @@ def test_the_page_about_mounting_runs(tmp_path: Path, number: int) -> None:
     if "unshare" in script and subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("needs user namespaces")
     bash(script, tmp_path)
+
+
+@needs_mount
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    said = "".join(bash(text, tmp_path) for language, text in blocks(DOCS / "tutorial.md"))
+    assert "C /etc\nA /etc/new\nD /etc/os\nC /etc/server\n" in said
+    assert "copied up in part: 128 KiB in the upper layer" in said
+    assert sorted((tmp_path / "result" / "etc").iterdir()) == [
+        tmp_path / "result" / "etc" / name for name in ("new", "owner", "server")
+    ]
+    assert list((tmp_path / "changes").iterdir()) == []
+
+
+@needs_mount
+@pytest.mark.parametrize("name", ["sandbox", "benchmark"])
+def test_the_how_tos_run(name: str, tmp_path: Path) -> None:
+    progress = "exec 2>&1\n" if name == "benchmark" else ""
+    said = "".join(bash(progress + text, tmp_path) for language, text in blocks(DOCS / "howto" / f"{name}.md"))
+    if name == "sandbox":
+        assert (tmp_path / "project" / "list").read_text() == "one\ntwo\nthree\n" and "D /notes" in said
+    else:
+        assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+@needs_mount
+@pytest.mark.stress
+def test_the_how_to_about_podman_runs(tmp_path: Path) -> None:
+    """With a storage of its own, and with limits that this machine can raise."""
+    with TemporaryDirectory(prefix="pod-") as storage:  # podman wants a short path
+        podman = Podman(Path(storage))
+        limits = "--ulimit nofile=1000:1000 --ulimit nproc=1000:1000"
+        (_, images), (_, rooted) = blocks(DOCS / "howto" / "podman.md")
+        function = f"""exec 2>&1
+podman() {{
+    local word=$1; shift
+    [ "$word" != run ] || set -- {limits} "$@"
+    {" ".join(podman.words)} "$word" "$@"
+}}
+"""
+        bash(function + images, tmp_path)
+        assert "tools" in podman.ok("images")
+        assert "A /etc/motd\n" in bash(function + rooted, tmp_path)
+
+
+@needs_mount
+def test_the_page_of_the_labs_runs(tmp_path: Path) -> None:
+    said = "".join(bash(text, tmp_path) for language, text in blocks(DOCS / "labs" / "README.md"))
+    assert "Six opcodes over /dev/fuse" in said and "0 of 10 points" in said and "hint 1 of 3" in said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
