@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.image.podman import Podman
+from unionfs.lab import ladder
+from unionfs.lab.ladder import Lab
 from unionfs.linux import fusedev
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,6 +157,29 @@ podman() {{
 def test_the_page_of_the_labs_runs(tmp_path: Path) -> None:
     said = "".join(bash(text, tmp_path) for language, text in blocks(DOCS / "labs" / "README.md"))
     assert "Six opcodes over /dev/fuse" in said and "0 of 10 points" in said and "hint 1 of 3" in said
+
+
+@needs_mount
+@pytest.mark.stress
+@pytest.mark.parametrize("lab", ladder.labs(), ids=lambda lab: lab.path.name)
+def test_the_pages_of_the_labs_run(lab: Lab, tmp_path: Path) -> None:
+    """In the directory of a student who has solved it; both languages have the same blocks."""
+    ladder.start(lab.number, str(tmp_path / "lab"))
+    shutil.copytree(lab.path / "solution", tmp_path / "lab", dirs_exist_ok=True)
+    python3 = f'python3() {{ PYTHONPATH={ROOT} {sys.executable} "$@"; }}; sudo() {{ "$@"; }}\n'
+    shells = [text for language, text in blocks(lab.page) if language == "shell"]
+    said = [bash(python3 + text, tmp_path / "lab") for text in shells]
+    assert any("10 of 10 points" in one for one in said)
+
+
+@needs_mount
+def test_what_gradescope_runs(tmp_path: Path) -> None:
+    for name in ("submission", "results"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ladder.find(1).path / "solution" / "lookup.py", tmp_path / "submission")
+    (script,) = [text for language, text in blocks(DOCS / "instructor.md") if language == "shell"]
+    bash(script.replace("/autograder", str(tmp_path)), tmp_path)
+    assert json.loads((tmp_path / "results" / "results.json").read_text())["score"] == 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
