@@ -16,7 +16,7 @@ import pytest
 from tests.image.podman import Podman
 from unionfs.lab import ladder
 from unionfs.lab.ladder import Lab
-from unionfs.linux import fusedev
+from unionfs.linux import fusedev, mounts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -168,8 +168,10 @@ def test_the_pages_of_the_labs_run(lab: Lab, tmp_path: Path) -> None:
     shutil.copytree(lab.path / "solution", tmp_path / "lab", dirs_exist_ok=True)
     python3 = f'python3() {{ PYTHONPATH={ROOT} {sys.executable} "$@"; }}; sudo() {{ "$@"; }}\n'
     shells = [text for language, text in blocks(lab.page) if language == "shell"]
+    before = [entry.point for entry in mounts.table()]
     said = [bash(python3 + text, tmp_path / "lab") for text in shells]
     assert any("10 of 10 points" in one for one in said)
+    assert [entry.point for entry in mounts.table()] == before
 
 
 @needs_mount

@@ -172,7 +172,7 @@ def test_an_old_run_is_shown_again(ground: Path) -> None:
     text = page.read_text()
     assert text.startswith("before\n<!-- figures: begin -->\n\n- date: ")
     assert text.endswith("<!-- figures: end -->\nafter\n")
-    assert "old figures" not in text and "| stat, cold: 10,000 files |" in text and " | native | " in text
+    assert "old figures" not in text and "| stat, cold: 10,000 files |" in text and "| native |" in text
     assert f"- kernel: {found['machine']['kernel']}" in text
 
 

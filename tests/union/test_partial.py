@@ -24,7 +24,7 @@ from unionfs.union import blockmap
 from unionfs.union.blockmap import BlockMap, Origin
 
 PAGE = 4096
-EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "30"))
 MODES = {
     "allocate": 0,
     "keep": files.FALLOC_KEEP_SIZE,
