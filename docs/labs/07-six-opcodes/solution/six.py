@@ -6,7 +6,7 @@ SECOND = 1_000_000_000
 DIRENT = struct.Struct("=QQII")
 
 
-def init(minor, max_readahead):
+def init(minor, max_readahead, flags, flags2):
     return struct.pack("=IIIIHHIIHHI28x", 7, min(minor, 38), max_readahead, 0, 12, 9, 1 << 17, 1, 0, 0, 0)
 
 

@@ -18,8 +18,9 @@ ROOT = 1
 class Tree:
     """The nodes that the kernel knows: numbers of paths in a unionfs.Union. Numbers are given once, and kept."""
 
-    def __init__(self, union):
+    def __init__(self, union, device=-1):
         self.union = union
+        self.device = device
         self._paths = {ROOT: ""}
         self._numbers = {"": ROOT}
 
@@ -42,6 +43,11 @@ class Tree:
         """A list of (name as bytes, inode number, type as DT_*), in the same order each time."""
         return sorted((entry.name, entry.ino, entry.type) for entry in self.union.scandir(self.path(nodeid)))
 
+    def open_real(self, nodeid):
+        """A descriptor of the layer's own file, for reading."""
+        _, layer = self.union.getxattr(self.path(nodeid), b"user.unionfs.layer").split(b" ", 1)
+        return os.open(os.path.join(os.fsdecode(layer), self.path(nodeid)), os.O_RDONLY | os.O_CLOEXEC)
+
     def read(self, nodeid, offset, size):
         with self.union.open(self.path(nodeid)) as file:
             return file.pread(size, offset)
@@ -60,18 +66,25 @@ def answer(functions, tree, message):
 
 def _dispatch(functions, tree, opcode, nodeid, body):
     if opcode == INIT:
-        _, minor, max_readahead, _ = struct.unpack_from("=IIII", body)
-        return functions.init(minor, max_readahead)
+        _, minor, max_readahead, flags, flags2 = struct.unpack_from("=IIIII", body.ljust(20, b"\0"))
+        return functions.init(minor, max_readahead, flags, flags2)
     if opcode == LOOKUP:
         return functions.lookup(tree, nodeid, body.rstrip(b"\0"))
     if opcode == GETATTR:
         return functions.getattr(tree, nodeid)
-    if opcode in (OPEN, OPENDIR):
+    if opcode == OPEN:
         return functions.open(tree, nodeid)
+    if opcode == OPENDIR:
+        return struct.pack("=QIi", 0, 0, 0)
+    if opcode == RELEASE:
+        release = vars(functions).get("release")  # lab 8
+        if release is not None:
+            release(tree, nodeid)
+        return b""
     if opcode in (READ, READDIR):
         _, offset, size = struct.unpack_from("=QQI", body)
         return (functions.read if opcode == READ else functions.readdir)(tree, nodeid, offset, size)
-    if opcode in (RELEASE, RELEASEDIR, DESTROY):
+    if opcode in (RELEASEDIR, DESTROY):
         return b""
     if opcode in (FORGET, BATCH_FORGET):
         return None
@@ -80,7 +93,7 @@ def _dispatch(functions, tree, opcode, nodeid, body):
 
 def serve(functions, union, device):
     """Until it is unmounted."""
-    tree, buffer = Tree(union), bytearray(1 << 20)
+    tree, buffer = Tree(union, device), bytearray(1 << 20)
     while True:
         try:
             size = os.readv(device, [buffer])

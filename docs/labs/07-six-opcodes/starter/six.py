@@ -13,8 +13,9 @@ Errors are raised: OSError(errno.ENOENT, ...). `tree` is serve.Tree. The structs
 """
 
 
-def init(minor, max_readahead):
-    """INIT, the first message: agree on version 7.`minor` and on what both can do. Nothing special: flags 0."""
+def init(minor, max_readahead, flags, flags2):
+    """INIT, the first message: agree on version 7.`minor` and on what both can do. `flags` and `flags2` are what the
+    kernel offers; take nothing of it: flags 0."""
     raise NotImplementedError("write init")
 
 
@@ -29,7 +30,7 @@ def getattr(tree, nodeid):
 
 
 def open(tree, nodeid):
-    """OPEN and OPENDIR: a handle, which may be 0 when nothing needs to be kept."""
+    """OPEN: a handle, which may be 0 when nothing needs to be kept."""
     raise NotImplementedError("write open")
 
 

@@ -15,7 +15,7 @@ from six import getattr, lookup, read, readdir  # noqa: F401
 
 
 def init(minor, max_readahead, flags, flags2):
-    """As in lab 7; `flags` and `flags2` are what the kernel offers. Ask for passthrough, if it does."""
+    """As in lab 7; and ask for passthrough, if the kernel offers it."""
     raise NotImplementedError("write init")
 
 
