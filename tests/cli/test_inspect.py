@@ -107,6 +107,12 @@ def test_layers_and_what_they_hold_for_nothing(made: Made, call: Caller) -> None
     assert told["layers"][2]["wasted"] == sum(one["size"] for one in told["wasted"] if one["layer"] == 2)
 
 
+def test_layers_that_hold_nothing_for_nothing(made: Made, call: Caller) -> None:
+    made.lower[1].file("file")
+    assert call("layers", "--wasted", made.upper.path) == 0
+    assert call.out.endswith("\n\n100.0% of what the layers take is shown\n")
+
+
 def test_layers_of_what_is_no_union(tmp_path: Path) -> None:
     done = unionfs("layers", "nothing", environment={"UNIONFS_ROOT": str(tmp_path)})
     assert done.status == 1 and "there is no such path, and no container of that name" in done.err

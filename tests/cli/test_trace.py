@@ -227,6 +227,24 @@ def test_no_line_is_wider_than_the_terminal(stage: Stage) -> None:
     assert max(map(len, lines)) < 80 and any("…" in line for line in lines)
 
 
+def test_a_running_container(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "UNIONFS_ROOT": str(tmp_path / "state"), "UNIONFS_NETWORK": "none"}
+    program = "while sleep 0.1; do test -e /etc/none$((number += 1)); done"
+    words = ("run", "-d", "--name", "box", "--rootfs", "/", "sh", "-c", program)
+    done = unionfs(*words, environment=environment)
+    assert done.status == 0, done.err
+    try:
+        command = [*COMMAND, "trace", "box", "--json", "--op", "lookup"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env={**ENVIRONMENT, **environment}) as trace:
+            assert trace.stdout is not None
+            while "etc/none" not in (seen := json.loads(trace.stdout.readline()))["path"]:
+                pass
+            trace.send_signal(signal.SIGINT)
+        assert (seen["comm"], seen["errno"], seen.get("layer")) == ("sh", "ENOENT", None)
+    finally:
+        assert unionfs("rm", "-f", "box", environment=environment).status == 0
+
+
 @pytest.mark.parametrize(
     "words, why",
     [

@@ -68,11 +68,11 @@ def _layers(arguments: argparse.Namespace) -> None:
     headings = ["layer", "role", ">A", ">C", ">D", ">files", ">opaque", ">size", ">wasted", "path"]
     table.show(headings, cells)
     if arguments.wasted is not None:
-        print(f"\n{found.efficiency:.1%} of what the layers take is shown; the largest of the rest:")
-        table.show(
-            ["layer", ">size", "path"],
-            [(one.layer, table.size(one.size), shown(one.path)) for one in found.wasted[: arguments.wasted]],
-        )
+        largest = [(one.layer, table.size(one.size), shown(one.path)) for one in found.wasted[: arguments.wasted]]
+        rest = "; the largest of the rest:" if largest else ""
+        print(f"\n{found.efficiency:.1%} of what the layers take is shown{rest}")
+        if largest:
+            table.show(["layer", ">size", "path"], largest)
 
 
 class _Summary(NamedTuple):
