@@ -96,7 +96,7 @@ def test_layers_as_json(made: Made, call: Caller) -> None:
 def test_layers_and_what_they_hold_for_nothing(made: Made, call: Caller) -> None:
     changed(made)
     size = (made.lower[1].path / "etc/motd").stat().st_blocks * 512
-    assert call("layers", "--wasted", "2", made.upper.path) == 0
+    assert call("layers", "--wasted", "-n", "2", made.upper.path) == 0
     table, _, rest = call.out.partition("\n\n")
     assert "of what the layers take is shown; the largest of the rest:" in rest
     assert table.splitlines()[-1].split()[-3:-1] == ["8.0", "KiB"]

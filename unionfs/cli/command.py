@@ -75,6 +75,14 @@ class Parser(argparse.ArgumentParser):
         return [action for action in self._actions if action.help != argparse.SUPPRESS]
 
 
+def positive(text: str) -> int:
+    """The type of an argument that is a number from 1 up."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small: it must be 1 at least")
+    return value
+
+
 def make_parser(name: str, command: Command) -> Parser:
     description = textwrap.fill(command.description, 88)
     parser = Parser(

@@ -19,7 +19,7 @@ from unionfs.changes.difference import Change, difference
 from unionfs.changes.explain import Finding
 from unionfs.changes.survey import LayerFacts, survey
 from unionfs.cli import table
-from unionfs.cli.command import Command, shown
+from unionfs.cli.command import Command, positive, shown
 from unionfs.cli.counter import counter
 from unionfs.cli.target import find, find_any, find_path, needs_upper
 from unionfs.container.changes import diff
@@ -42,7 +42,8 @@ def _place_arguments(parser: argparse.ArgumentParser) -> None:
 def _layers_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("place", metavar="DIR|UPPER|CONTAINER|IMAGE", help="a mounted union, an upper layer, a container or an image")
-    add("--wasted", type=int, nargs="?", const=10, metavar="N", help="and the N largest objects that none shows (10)")
+    add("--wasted", action="store_true", help="and the largest objects that no name of the union leads to")
+    add("-n", type=positive, default=10, metavar="N", help="so many of them (10)")
     add("--json", action="store_true", help="for programs")
 
 
@@ -56,10 +57,10 @@ def _layers(arguments: argparse.Namespace) -> None:
         ]
     if arguments.json:
         layers = [row._asdict() for row in rows]
-        if arguments.wasted is None:
+        if not arguments.wasted:
             print(json.dumps(layers, indent=1))
         else:
-            wasted = [{**one._asdict(), "path": os.fsdecode(one.path)} for one in found.wasted[: arguments.wasted]]
+            wasted = [{**one._asdict(), "path": os.fsdecode(one.path)} for one in found.wasted[: arguments.n]]
             print(json.dumps({"layers": layers, "efficiency": found.efficiency, "wasted": wasted}, indent=1))
         return
     cells = [
@@ -67,8 +68,8 @@ def _layers(arguments: argparse.Namespace) -> None:
     ]
     headings = ["layer", "role", ">A", ">C", ">D", ">files", ">opaque", ">size", ">wasted", "path"]
     table.show(headings, cells)
-    if arguments.wasted is not None:
-        largest = [(one.layer, table.size(one.size), shown(one.path)) for one in found.wasted[: arguments.wasted]]
+    if arguments.wasted:
+        largest = [(one.layer, table.size(one.size), shown(one.path)) for one in found.wasted[: arguments.n]]
         rest = "; the largest of the rest:" if largest else ""
         print(f"\n{found.efficiency:.1%} of what the layers take is shown{rest}")
         if largest:

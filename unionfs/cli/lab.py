@@ -65,7 +65,14 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     _directory(parser)
     add = parser.add_argument
     add("--json", action="store_true", help="as Gradescope's results.json")
-    add("--limit", type=float, default=grade.PATIENCE, metavar="SECONDS", help="for each check (30)")
+    add("--limit", type=_seconds, default=grade.PATIENCE, metavar="SECONDS", help="for each check (30)")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is no time limit: it must be above 0, in seconds")
+    return value
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import argparse
 import random
 from itertools import islice
 
-from unionfs.cli.command import Command
+from unionfs.cli.command import Command, positive
 from unionfs.lab.quiz import Question, questions
 from unionfs.lab.stacks import draw
 
@@ -17,17 +17,10 @@ from unionfs.lab.stacks import draw
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-s", "--seed", type=int, metavar="SEED", help="the same seed gives the same questions; by chance without")
-    add("-n", type=_positive, default=1, metavar="N", help="so many questions (1)")
+    add("-n", type=positive, default=1, metavar="N", help="so many questions (1)")
     add("-r", "--reverse", action="store_true", help="the upper is given, and which command it was is asked")
     add("-c", "--compute", action="store_true", help="with the answers")
-    add("--commands", type=_positive, default=3, metavar="N", help="commands in a question (3)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 at least")
-    return value
+    add("--commands", type=positive, default=3, metavar="N", help="commands in a question (3)")
 
 
 def _quiz(arguments: argparse.Namespace) -> None:
