@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -42,7 +42,7 @@ def _trace(arguments: argparse.Namespace) -> int:
         raise UnionfsError(f"process {arguments.pid}", "there is none of that number", "ps -e lists them")
     mountpoint = mounted_at(arguments.place)
     watch = Watch(mountpoint)
-    chosen = (one for one in watch if _is_wanted(one, wanted, arguments.pid))
+    chosen = _chosen(watch, wanted, arguments.pid)
     if arguments.json:
         with suppress(KeyboardInterrupt):
             for one in chosen:
@@ -67,6 +67,16 @@ def _operations(words: Sequence[str]) -> frozenset[str]:
             raise UsageError("trace", f"--op {name}: there is no such request", did_you_mean(name, _NAMES) or
                              f"one of {', '.join(_NAMES).lower()}")  # fmt: skip
     return frozenset(names)
+
+
+def _chosen(watch: Watch, wanted: frozenset[str], pid: int | None) -> Iterator[dict[str, Any]]:
+    """Those that are wanted; that lines were lost is told with the next of them, whatever was lost."""
+    lost = 0
+    for one in watch:
+        lost += one.pop("lost", 0)
+        if _is_wanted(one, wanted, pid):
+            yield {**one, "lost": lost} if lost else one
+            lost = 0
 
 
 def _is_wanted(one: dict[str, Any], wanted: frozenset[str], pid: int | None) -> bool:
