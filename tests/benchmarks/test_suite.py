@@ -205,6 +205,20 @@ def shows(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def test_the_workload_of_the_readme(ground: Path, suite: SimpleNamespace) -> None:
+    """What benchmarks/README.md shows as another row is one."""
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names = {**vars(suite.workload), "trees": suite.trees, "os": os}
+    exec(block.replace("\nWorkload(", "\nfound = Workload("), names)
+    peers = [peer for peer in suite.peers.all_peers() if peer.name in ("native", "unionfs")]
+    plan = suite.engine.Plan([names["found"]], peers, ["disk"], 1, suite.workload.Scale(0.01), 1.0, False, True)
+    report = suite.measure.Report(SimpleNamespace(), {})
+    suite.engine.Suite(plan, report).run(str(ground))
+    assert report.left_out == []
+    assert {(row["what"], row["peer"]) for row in report.rows} == {("readlink, cold", peer.name) for peer in peers}
+
+
 # --- how it measures
 
 
