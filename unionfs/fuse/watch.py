@@ -134,18 +134,17 @@ class Watcher:
         return {"path": path, **self._answered(nodes.inodes[nodeid], name, number)}
 
     def _answered(self, parent: Inode, name: bytes, number: int) -> dict[str, int]:
-        """Which layer gives a name, or hides it. Other threads change the tree: what is gone meanwhile goes unsaid."""
+        """Which layer gives a name, or hides it; under the tree lock, since a directory may remember what is read."""
         assert isinstance(parent, DirInode)
-        dentry = parent.children.get(name)
-        if dentry is not None and not number:
-            return {"layer": _layer(dentry.inode)}
-        dialect = self._c.operations.stack.dialect
-        for directory in tuple(parent.directories):
-            found = dialect.find(directory, name)
-            if found is WHITEOUT:
-                return {"whiteout": directory.layer.index}
-            if found is not None:
-                return {"layer": directory.layer.index}
+        operations = self._c.operations
+        with operations.scan.tree:
+            dentry = parent.children.get(name)
+            if dentry is not None and not number:
+                return {"layer": _layer(dentry.inode)}
+            for directory in parent.directories:
+                found = operations.stack.dialect.find(directory, name)
+                if found is not None:
+                    return {"whiteout" if found is WHITEOUT else "layer": directory.layer.index}
         return {}
 
     def _write(self, told: dict[str, Any]) -> None:
