@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -168,6 +169,39 @@ def test_requests_that_nobody_takes_are_counted(stage: Stage) -> None:
             seen = tracer.seen()
     lost = sum(one.get("lost", 0) for one in seen)
     assert lost and len(of(seen, "LOOKUP")) + lost >= 12_000
+
+
+def test_a_crowd_is_watched_and_not_disturbed(stage: Stage) -> None:
+    """Names come and go from several threads, big writes go to helper threads: what is there at the end is right."""
+    (stage.path / "lower" / "d").mkdir()
+    for number in range(100):
+        (stage.path / "lower" / "d" / f"low{number}").write_bytes(b"x" * 300_000 if number % 10 == 0 else b"x")
+    assert stage.mount("open=cached").status == 0
+    place = stage.merged / "d"
+
+    def work(mine: int) -> None:
+        for number in range(mine, 100, 4):
+            with pytest.raises(FileNotFoundError):
+                os.stat(place / f"new{number}")
+            (place / f"new{number}").write_bytes(b"y")
+            with open(place / f"low{number}", "r+b") as file:
+                file.write(b"z")
+            (place / f"low{number}").rename(place / f"old{number}")
+            if number % 3 == 0:
+                (place / f"new{number}").unlink()
+
+    with tracing(stage.merged) as tracer:
+        threads = [threading.Thread(target=work, args=(mine,)) for mine in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seen = tracer.stop()
+    right = {f"old{number}" for number in range(100)} | {f"new{number}" for number in range(100) if number % 3}
+    assert set(os.listdir(place)) == right
+    assert len(of(seen, "CREATE")) == 100 and not any("lost" in one for one in seen)
+    assert stage.umount().status == 0 and stage.mount().status == 0
+    assert set(os.listdir(place)) == right
 
 
 @pytest.mark.parametrize(
