@@ -77,7 +77,9 @@ def name_of(pair: tuple[str, ...]) -> str:
 
 
 def marks_of(pair: tuple[str, ...], reasons: dict[str, str]) -> list[Any]:
-    return [pytest.mark.xfail(strict=True, reason=reasons[word]) for word in words_of(pair) if word in reasons]
+    """Those that mount nothing can run apart."""
+    apart = [pytest.mark.apart] if pair[0] in ("core", "model") else []
+    return apart + [pytest.mark.xfail(strict=True, reason=reasons[word]) for word in words_of(pair) if word in reasons]
 
 
 def words_of(pair: tuple[str, ...]) -> list[str]:

@@ -23,6 +23,8 @@ from tests.contract.subject import Core
 from tests.model import EXCHANGE, Model
 from unionfs import events
 
+pytestmark = pytest.mark.apart
+
 TOP = {
     "f": File(b"content of f" * 500, 0o640, 1, 2, {b"user.a": b"1"}), "d/a": b"a", "d/e/x": b"x", "l": Symlink("f"),
     "one": b"hard", "d/two": Link("one"), "d/e/three": Link("one"), "p": Special(stat.S_IFIFO | 0o600), "g": b"g",

@@ -60,7 +60,13 @@ def the_same_each_time(monkeypatch):
     providers.CONSTANTS_CACHE.cache.clear()
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.apart] if {kind for kind, *_ in kinds} == {"core"} else [])
+        for name, (kinds, _) in TOGETHER.items()
+    ],
+)
 @pytest.mark.usefixtures("the_same_each_time")
 def test_random_operations(name, mounter):
     run(name, mounter, TOGETHER[name][1], same=True)

@@ -19,6 +19,8 @@ from unionfs.union.inode import FileInode
 from unionfs.union.operations import Caller, Inode, Operations
 from unionfs.union.union import Union
 
+pytestmark = pytest.mark.apart
+
 ME = Caller(os.geteuid(), os.getegid())
 
 

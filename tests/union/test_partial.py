@@ -23,6 +23,8 @@ from unionfs.linux import files
 from unionfs.union import blockmap
 from unionfs.union.blockmap import BlockMap, Origin
 
+pytestmark = pytest.mark.apart
+
 PAGE = 4096
 EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "30"))
 MODES = {

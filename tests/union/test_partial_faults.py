@@ -19,7 +19,10 @@ from unionfs.union.blockmap import BlockMap, Origin
 from unionfs.union.content import Content
 
 __all__ = ["log", "place"]
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes")
+pytestmark = [
+    pytest.mark.apart,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for trusted attributes"),
+]
 
 
 def fail(number: int) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from unionfs.union.union import Union
 
+pytestmark = pytest.mark.apart
+
 
 @pytest.fixture
 def union(tmp_path: Path) -> Iterator[Union]:

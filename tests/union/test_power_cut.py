@@ -30,6 +30,8 @@ from tests.union.test_partial import MODES, most_blocks, near_pages, pattern
 from unionfs.linux import files
 from unionfs.union import source
 
+pytestmark = pytest.mark.apart
+
 EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "25"))
 PAGES = 12
 ZEROED = {name: MODES[name] for name in ("allocate", "punch", "zero", "zero keep")}

@@ -13,6 +13,8 @@ import pytest
 
 from unionfs.union.operations import Operations
 
+pytestmark = pytest.mark.apart
+
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:

@@ -13,6 +13,8 @@ import pytest
 from unionfs import Union
 from unionfs.union.operations import Inode
 
+pytestmark = pytest.mark.apart
+
 LARGE = 1 << 20
 
 
