@@ -149,10 +149,10 @@ class Store(Images):
     def _drop_blobs(self, digests: Sequence[str]) -> None:
         """Those that nothing has, struck out before. A blob comes and goes within a transaction only, so that none goes
         that another process is about to enter."""
-        query = "SELECT 1 FROM images WHERE id=?1 OR manifest=?1 UNION SELECT 1 FROM layers WHERE blob=?1"
+        query = "SELECT 1 FROM images WHERE id=:it OR manifest=:it UNION SELECT 1 FROM layers WHERE blob=:it"
         with self.database.writing() as connection:
             for digest in digests:
-                if connection.execute(query, (digest,)).fetchone() is None and self.blobs.has(digest):
+                if connection.execute(query, {"it": digest}).fetchone() is None and self.blobs.has(digest):
                     os.unlink(self.blobs.path(digest))
 
     def prune(self, everything: bool) -> tuple[list[str], int]:
