@@ -208,7 +208,7 @@ class Reader:
 
 
 @subjects("mounted")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_readers_anywhere_while_anything_changes(union, seed):
     """Several readers at their own places in directories of all kinds, and whole listings in between."""
     chance = random.Random(seed)

@@ -17,10 +17,10 @@ from tests.contract.machine import machine
 from tests.contract.world import World
 
 TOGETHER = {
-    "core-aufs": ([("core", "aufs")], 80),
-    "core-aufs by block": ([("core", "aufs", "block")], 40),
-    "core-overlay without data": ([("core", "overlay", "auto")], 40),
-    "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 80),
+    "core-aufs": ([("core", "aufs")], 150),
+    "core-aufs by block": ([("core", "aufs", "block")], 60),
+    "core-overlay without data": ([("core", "overlay", "auto")], 60),
+    "core-overlay and kernel": ([("core", "overlay"), ("kernel", "overlay")], 150),
     "native-aufs": ([("native", "aufs")], 20),
     "native-aufs with the index": ([("native", "aufs", "index", "coherent")], 20),
     "native-overlay": ([("native", "overlay")], 20),

@@ -26,7 +26,7 @@ from unionfs.union.blockmap import BlockMap, Origin
 pytestmark = pytest.mark.apart
 
 PAGE = 4096
-EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("UNIONFS_EXAMPLES", "50"))
 MODES = {
     "allocate": 0,
     "keep": files.FALLOC_KEEP_SIZE,
