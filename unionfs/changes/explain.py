@@ -38,6 +38,8 @@ class Finding(NamedTuple):
     to: bytes = b""
     location: Location | None = None
     """The object itself, where it is no directory."""
+    directory: Directory | None = None
+    """The object itself, where it is one at the end of the path."""
 
 
 def explain(stack: Stack, path: bytes) -> list[Finding]:
@@ -144,9 +146,10 @@ class _Search:
     # What is noted
 
     def _note(
-        self, place: _Place, says: str, where: bytes, mode: int = 0, to: bytes = b"", location: Location | None = None
-    ) -> Finding:
-        self.findings.append(Finding(place.layer, says, where, mode, place.cut, to, location))
+        self, place: _Place, says: str, where: bytes, mode: int = 0, to: bytes = b"", location: Location | None = None,
+        directory: Directory | None = None,
+    ) -> Finding:  # fmt: skip
+        self.findings.append(Finding(place.layer, says, where, mode, place.cut, to, location, directory))
         return self.findings[-1]
 
     def _nothing(self, place: _Place) -> None:
@@ -163,7 +166,7 @@ class _Search:
 
     def _directory(self, place: _Place, mode: int, where: bytes) -> None:
         says = HIDDEN if place.cut is not None else MERGES if given(self.findings) else GIVES
-        self._note(place, says, where, mode)
+        self._note(place, says, where, mode, directory=place.directory)
 
     def _file(self, place: _Place, mode: int, location: Location, at_end: bool) -> Finding | None:
         """A non-directory ends the search: it is what was looked for, or hidden by a directory above, or in the way."""

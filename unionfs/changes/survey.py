@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
-from unionfs.changes.difference import visible_roots
+from unionfs.changes.difference import ADDED, CHANGED, DELETED, difference, visible_roots
 from unionfs.layer.layer import Directory, Layer
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
@@ -28,7 +29,8 @@ MOST_WASTED = 100
 
 class LayerFacts(NamedTuple):
     """Of one layer. `size` and `wasted` are bytes on the disk; the others count objects, `marks` being whiteouts and
-    `opaque` directories that hide those below. The root counts for nothing."""
+    `opaque` directories that hide those below; or paths that it adds, changes and deletes (see difference.py). The
+    root counts for nothing."""
 
     layer: int
     path: bytes
@@ -39,6 +41,9 @@ class LayerFacts(NamedTuple):
     size: int
     wasted: int
     wasted_files: int
+    added: int
+    changed: int
+    deleted: int
 
 
 class Wasted(NamedTuple):
@@ -133,8 +138,7 @@ def _facts(
     files = directories = marks = opaque = size = wasted = 0
     unused: list[Wasted] = []
     seen: set[int] = set()
-    for directory, prefix in _directories(stack, layer.root, b""):
-        visible, deleted = stack.dialect.read(directory)
+    for directory, prefix, visible, deleted in _directories(stack, layer.root, b""):
         progress(len(visible))
         marks += len(deleted)
         opaque += prefix != b"" and stack.dialect.is_opaque(directory)
@@ -154,15 +158,22 @@ def _facts(
                 if not is_dir:
                     unused.append(Wasted(layer.index, b"/" + prefix + name, space))
         directory.forget_names()
-    facts = LayerFacts(layer.index, layer.path, files, directories, marks, opaque, size, wasted, len(unused))
+    kinds = Counter(change.kind for change in difference(stack, layer))
+    facts = LayerFacts(
+        layer.index, layer.path, files, directories, marks, opaque, size, wasted, len(unused), kinds[ADDED],
+        kinds[CHANGED], kinds[DELETED],
+    )  # fmt: skip
     return facts, unused
 
 
-def _directories(stack: Stack, directory: Directory, prefix: bytes) -> Iterator[tuple[Directory, bytes]]:
-    """Every directory of one layer with its path, which is empty or ends with a slash."""
-    visible, _ = stack.dialect.read(directory)
+def _directories(
+    stack: Stack, directory: Directory, prefix: bytes
+) -> Iterator[tuple[Directory, bytes, dict[bytes, int], set[bytes]]]:
+    """Every directory of one layer with its path, which is empty or ends with a slash, and what the dialect reads of
+    it."""
+    visible, deleted = stack.dialect.read(directory)
+    yield directory, prefix, visible, deleted
     below = [name for name, kind in visible.items() if kind == stat.S_IFDIR >> 12]
-    yield directory, prefix
     for name in below:
         child = directory.child(name)
         try:

@@ -10,8 +10,7 @@ import errno
 import webbrowser
 
 from unionfs.cli.command import Command, shown
-from unionfs.cli.target import Target, find_any
-from unionfs.cli.trace import mounted_at
+from unionfs.cli.target import asked_at, find_any
 from unionfs.errors import UnionfsError
 from unionfs.explore.server import Server
 from unionfs.explore.view import Subject
@@ -28,16 +27,7 @@ def subject_of(place: str) -> Subject:
     """What a word names. Raises UnionfsError."""
     target = find_any(place)
     roles = [target.role(index) for index in range(len(target.layers))]
-    return Subject(place, target.open, roles, _mountpoint(place, target), target.made_by)
-
-
-def _mountpoint(place: str, target: Target) -> bytes | None:
-    if target.mountpoint is not None or not target.container:
-        return target.mountpoint
-    try:
-        return mounted_at(place)
-    except UnionfsError:  # it does not run, and its layers are there all the same
-        return None
+    return Subject(place, target.open, roles, asked_at(target), target.made_by)
 
 
 def _explore(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -51,10 +50,7 @@ def _layers(arguments: argparse.Namespace) -> None:
     target = find_any(arguments.place)
     with closing(target.open()) as stack, counter("names looked at") as tell:
         found = survey(stack, tell)
-        rows = [
-            _summary(facts, difference(stack, stack.layers[facts.layer]), target.role(facts.layer))
-            for facts in found.layers
-        ]
+    rows = [_summary(facts, target.role(facts.layer)) for facts in found.layers]
     if arguments.json:
         layers = [row._asdict() for row in rows]
         if not arguments.wasted:
@@ -89,11 +85,10 @@ class _Summary(NamedTuple):
     path: str
 
 
-def _summary(facts: LayerFacts, changes: Sequence[Change], role: str) -> _Summary:
-    counts = Counter(change.kind for change in changes)
+def _summary(facts: LayerFacts, role: str) -> _Summary:
     return _Summary(
-        facts.layer, role, counts["A"], counts["C"], counts["D"], facts.files, facts.opaque, facts.size, facts.wasted,
-        os.fsdecode(facts.path),
+        facts.layer, role, facts.added, facts.changed, facts.deleted, facts.files, facts.opaque, facts.size,
+        facts.wasted, os.fsdecode(facts.path),
     )  # fmt: skip
 
 

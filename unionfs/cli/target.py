@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from unionfs.cli.command import shown
 from unionfs.container import rootless, roots
+from unionfs.container.lifecycle import Container
 from unionfs.container.state import Containers
 from unionfs.container.storage import DIALECTS as DIALECTS_OF_DRIVERS
 from unionfs.errors import UnionfsError
@@ -110,6 +111,14 @@ def find_path(place: str) -> Target:
         if target is not None:
             return target
     raise UnionfsError(shown(place), "lies in no union", "the unions of this machine: findmnt -t fuse.unionfs")
+
+
+def asked_at(target: Target) -> bytes | None:
+    """Where a union that serves can be asked: its mount, or the root of a container that runs; None: nowhere."""
+    if not target.container:
+        return target.mountpoint
+    record = Container(target.container).record
+    return b"/proc/%d/root" % record.pid if record.is_running else None
 
 
 def needs_upper(target: Target) -> tuple[bytes, bytes]:

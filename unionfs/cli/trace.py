@@ -18,11 +18,10 @@ from typing import Any, TextIO
 
 from unionfs.cli import table
 from unionfs.cli.command import Command, UsageError, shown
-from unionfs.cli.target import STATS, find
-from unionfs.container.lifecycle import Container
+from unionfs.cli.target import STATS, asked_at, find
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.fuse.dispatch import TABLE
-from unionfs.fuse.listen import HOUSEKEEPING, Watch
+from unionfs.fuse.listen import HOUSEKEEPING, Watch, asked_by
 
 _NAMES = sorted({row.name for row in TABLE} - {"UNKNOWN"})
 _NARROWEST = 80
@@ -40,7 +39,7 @@ def _trace(arguments: argparse.Namespace) -> int:
     wanted = _operations(arguments.op)
     if arguments.pid is not None and not os.path.exists(f"/proc/{arguments.pid}"):
         raise UnionfsError(f"process {arguments.pid}", "there is none of that number", "ps -e lists them")
-    mountpoint = mounted_at(arguments.place)
+    mountpoint = _mountpoint(arguments.place)
     watch = Watch(mountpoint)
     chosen = _chosen(watch, wanted, arguments.pid)
     if arguments.json:
@@ -82,23 +81,18 @@ def _chosen(watch: Watch, wanted: frozenset[str], pid: int | None) -> Iterator[d
 def _is_wanted(one: dict[str, Any], wanted: frozenset[str], pid: int | None) -> bool:
     if one["op"] not in wanted if wanted else one["op"] in HOUSEKEEPING:
         return False
-    asker = one.get("pid")
-    if asker == os.getpid():
-        return False
-    return pid is None or asker == pid or bool(asker and os.path.exists(f"/proc/{pid}/task/{asker}"))
+    return not asked_by(one, os.getpid()) and (pid is None or asked_by(one, pid))
 
 
-def mounted_at(place: str) -> bytes:
-    """Where a union can be asked: its mount, or a running container's root. Raises UnionfsError."""
+def _mountpoint(place: str) -> bytes:
+    """Where the union can be asked. Raises UnionfsError."""
     target = find(place)
-    if target.container:
-        record = Container(target.container).record
-        if not record.is_running:
-            raise UnionfsError(place, "does not run, and so nothing is asked of its union", f"unionfs start {place}")
-        return b"/proc/%d/root" % record.pid
-    if target.mountpoint is None:
+    point = asked_at(target)
+    if point is None and target.container:
+        raise UnionfsError(place, "does not run, and so nothing is asked of its union", f"unionfs start {place}")
+    if point is None:
         raise UnionfsError(shown(place), "is not mounted, and only a mount is asked", "name the place of a mount")
-    return target.mountpoint
+    return point
 
 
 class Screen:

@@ -26,10 +26,10 @@ from unionfs import events
 from unionfs.errors import UnionfsError
 from unionfs.explore import view
 from unionfs.explore.view import Subject
-from unionfs.fuse.listen import HOUSEKEEPING, Watch
+from unionfs.fuse.listen import HOUSEKEEPING, Watch, asked_by
 
 ADDRESS = "127.0.0.1"
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _FILES = ("index.html", "style.css", "page.js", "draw.js")
 _PATIENCE = 10
 """Seconds without a request after which a reader of live requests is told that all is well."""
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.close_connection = True
             while (seen := watch.read(_PATIENCE)) is not None:
-                wanted = [one for one in seen if one["op"] not in HOUSEKEEPING and not _is_ours(one.get("pid"))]
+                wanted = [one for one in seen if one["op"] not in HOUSEKEEPING and not asked_by(one, os.getpid())]
                 text = "".join(f"data: {json.dumps(one)}\n\n" for one in wanted)
                 self.wfile.write((text or ": nothing was asked\n\n").encode())
             self.wfile.write(b"event: end\ndata: {}\n\n")
@@ -130,8 +130,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_error(self, form: str, *arguments: object) -> None:
         events.warning(form % arguments)
-
-
-def _is_ours(thread: int | None) -> bool:
-    """The kernel tells the thread that asked, not its process."""
-    return bool(thread) and os.path.exists(f"/proc/self/task/{thread}")

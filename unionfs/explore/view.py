@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from unionfs.changes import explain
-from unionfs.changes.difference import difference, visible_roots
+from unionfs.changes.difference import visible_roots
 from unionfs.changes.explain import Finding
 from unionfs.changes.survey import survey
 from unionfs.errors import failed
@@ -25,7 +25,7 @@ from unionfs.layer.layer import Directory
 from unionfs.layer.location import Location
 from unionfs.layer.stack import Stack
 from unionfs.union.listing import merge
-from unionfs.union.lookup import find, find_path, resolve
+from unionfs.union.lookup import find, find_path
 from unionfs.union.source import Sources
 from unionfs.union.virtual import describe
 
@@ -38,8 +38,8 @@ _DIRECTORY = stat.S_IFDIR >> 12
 
 
 class Subject(NamedTuple):
-    """What is explored. `open` opens all layers, topmost first, to be read; `roles` are "upper", "lower" or "image
-    layer"; `mountpoint` is None for layers that are not mounted; `made_by` is what made an image's layer."""
+    """What is explored. `open` opens all layers, topmost first, to be read; `roles` are "upper" or "lower";
+    `mountpoint` is None for layers that are not mounted; `made_by` is what made an image's layer."""
 
     name: str
     open: Callable[[], Stack]
@@ -66,13 +66,9 @@ def facts(subject: Subject) -> dict[str, Any]:
     """Sizes, counts and what is wasted of each layer: walks all of it."""
     with closing(subject.open()) as stack:
         found = survey(stack)
-        changes = [[change.kind for change in difference(stack, layer)] for layer in stack.layers]
         return {
             "efficiency": found.efficiency,
-            "layers": [
-                {**one._asdict(), "path": os.fsdecode(one.path), **{kind: kinds.count(kind) for kind in "ACD"}}
-                for one, kinds in zip(found.layers, changes, strict=True)
-            ],
+            "layers": [{**one._asdict(), "path": os.fsdecode(one.path)} for one in found.layers],
             "wasted": [
                 {"layer": one.layer, "path": os.fsdecode(one.path), "ref": _ref(one.path.strip(b"/")), "size": one.size}
                 for one in found.wasted
@@ -139,18 +135,14 @@ def _entries(
 
 def _directories(stack: Stack, path: bytes) -> tuple[list[Directory], list[tuple[Directory, Finding]]]:
     """The real directories of a merged one, topmost first, and those that the layers above them hide."""
-    roots = visible_roots(stack, 0)
-    shown = resolve(stack, roots, path) if path else roots
-    findings = explain.explain(stack, path)
-    if not shown and explain.given(findings) is not None:
-        raise failed(errno.ENOTDIR, path)
-    hidden = []
-    for finding in findings:
-        if finding.says == explain.HIDDEN and stat.S_ISDIR(finding.mode):
-            directory = finding.layer.root
-            for name in os.path.relpath(finding.where, finding.layer.path).split(b"/"):
-                directory = directory.child(name) if name != b"." else directory
-            hidden.append((directory, finding))
+    shown, hidden = [], []
+    for finding in explain.explain(stack, path):
+        if finding.directory is not None and finding.says == explain.HIDDEN:
+            hidden.append((finding.directory, finding))
+        elif finding.directory is not None:
+            shown.append(finding.directory)
+        elif finding.says == explain.GIVES:
+            raise failed(errno.ENOTDIR, path)
     if not shown and not hidden:
         raise failed(errno.ENOENT, path)
     return shown, hidden

@@ -20,6 +20,12 @@ HOUSEKEEPING = frozenset(("FORGET", "BATCH_FORGET", "INTERRUPT", "DESTROY", "NOT
 _PIECE = 1 << 16
 
 
+def asked_by(one: dict[str, Any], process: int) -> bool:
+    """Whether a request is that process's. The kernel tells the thread that asked."""
+    thread = one.get("pid")
+    return thread == process or (bool(thread) and os.path.exists(f"/proc/{process}/task/{thread}"))
+
+
 class Watch:
     """Iterate over it; it ends when the union is unmounted. Nothing more is written when it is closed, or lost.
 

@@ -31,7 +31,8 @@ from unionfs import events
 from unionfs.errors import failed
 from unionfs.fuse.wire import Request
 from unionfs.layer.whiteout import WHITEOUT
-from unionfs.union.inode import DirInode, FileInode, Inode
+from unionfs.union.inode import DirInode, Inode
+from unionfs.union.virtual import giver
 
 if TYPE_CHECKING:
     from unionfs.fuse.calls import Connection
@@ -85,6 +86,7 @@ class Watcher:
 
     def __init__(self, c: Connection, fd: int) -> None:
         self._c = c
+        self._stack = c.operations.stack
         self._fd = fd
         self._lock = Lock()
         self._lost = 0
@@ -123,7 +125,7 @@ class Watcher:
         if at is None or len(arguments) <= at:
             told: dict[str, Any] = {"path": _text(nodes.path(nodeid))}
             if nodeid in nodes.inodes:  # a listing of records, or FORGET, needs no inode, and makes none
-                told["layer"] = _layer(nodes.inodes[nodeid])
+                told["layer"] = giver(self._stack, nodes.inodes[nodeid]).index
             return told
         name = arguments[at]
         path = _text(os.path.join(nodes.path(nodeid), name))
@@ -136,13 +138,12 @@ class Watcher:
     def _answered(self, parent: Inode, name: bytes, number: int) -> dict[str, int]:
         """Which layer gives a name, or hides it; under the tree lock, since a directory may remember what is read."""
         assert isinstance(parent, DirInode)
-        operations = self._c.operations
-        with operations.scan.tree:
+        with self._c.operations.scan.tree:
             dentry = parent.children.get(name)
             if dentry is not None and not number:
-                return {"layer": _layer(dentry.inode)}
+                return {"layer": giver(self._stack, dentry.inode).index}
             for directory in parent.directories:
-                found = operations.stack.dialect.find(directory, name)
+                found = self._stack.dialect.find(directory, name)
                 if found is not None:
                     return {"whiteout" if found is WHITEOUT else "layer": directory.layer.index}
         return {}
@@ -165,15 +166,6 @@ class Watcher:
         with suppress(ValueError):  # another thread was here first
             events.listeners.remove(self)
             os.close(self._fd)
-
-
-def _layer(inode: Inode) -> int:
-    if inode.in_upper:
-        return 0
-    if isinstance(inode, DirInode):
-        return inode.directories[0].layer.index
-    assert isinstance(inode, FileInode)
-    return inode.location.directory.layer.index
 
 
 def _copy(fields: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def answer(sources: Sources, inode: Inode, name: bytes) -> bytes:
     """The value. Raises ENODATA for a name that means nothing."""
     what, stack = name.removeprefix(PREFIX), sources.stack
     if what == b"layer":
-        return _line(_layers(stack, inode)[0])
+        return _line(giver(stack, inode))
     if what == b"layers":
         return b"\n".join(map(_line, _layers(stack, inode)))
     if what == b"config" and inode.dentry is None and isinstance(inode, DirInode):
@@ -70,15 +70,21 @@ def _line(layer: Layer) -> bytes:
     return b"%d %s" % (layer.index, layer.path)
 
 
-def _layers(stack: Stack, inode: Inode) -> list[Layer]:
+def giver(stack: Stack, inode: Inode) -> Layer:
+    """The layer whose object gives the attributes."""
     if isinstance(inode, DirInode):
-        return [directory.layer for directory in inode.directories]
+        return inode.directories[0].layer
     assert isinstance(inode, FileInode)
     if inode.in_upper:
         assert stack.upper is not None
-        top = stack.upper
-    else:
-        top = inode.location.directory.layer
+        return stack.upper
+    return inode.location.directory.layer
+
+
+def _layers(stack: Stack, inode: Inode) -> list[Layer]:
+    if isinstance(inode, DirInode):
+        return [directory.layer for directory in inode.directories]
+    top = giver(stack, inode)
     below = [] if inode.dentry is None else _holders(stack, inode.dentry)
     return [top, *(layer for layer in below if layer is not top)]
 

@@ -58,7 +58,7 @@ function facts(layer, most) {
   const waste = layer.wasted ? `, ${size(layer.wasted)} wasted` : "";
   return [bar, make("p", {}, `${size(layer.size)}${waste}; ${plural(layer.files, "file")}, ${
       plural(layer.directories, "directory", "directories")}`),
-    make("p", {}, `adds ${layer.A}, changes ${layer.C}, deletes ${layer.D}; ${marks}`)];
+    make("p", {}, `adds ${layer.added}, changes ${layer.changed}, deletes ${layer.deleted}; ${marks}`)];
 }
 
 const WHY = {

@@ -4,7 +4,7 @@
 
 const by = id => document.getElementById(id);
 const tree = by("tree"), detail = by("detail"), query = by("query");
-const entries = new WeakMap();  // of a row of the tree: {ref, entry, level, open, next, shown}
+const entries = new WeakMap();  // of a row of the tree: {ref, entry, level, open, next, found}
 const CHANGES = new Set(["CREATE", "MKDIR", "MKNOD", "SYMLINK", "LINK", "UNLINK", "RMDIR", "RENAME", "RENAME2"]);
 const MOST_REQUESTS = 300;
 let lookup = {steps: [], at: 0, ref: null}, paused = false, dirty = new Set(), refreshing = null;
