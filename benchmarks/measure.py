@@ -27,6 +27,7 @@ if ROOT not in sys.path:
 
 from unionfs import __version__  # noqa: E402
 from unionfs.cli import table  # noqa: E402
+from unionfs.cli.command import positive  # noqa: E402
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
@@ -147,13 +148,6 @@ def chosen_rows(text: str, rows: Sequence[str]) -> list[str]:
     if wrong := set(chosen) - set(rows):
         raise Fault(f"--rows {', '.join(sorted(wrong))}: there is none of that name; there are {', '.join(rows)}")
     return chosen
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 at least")
-    return value
 
 
 def size(text: str) -> int:

@@ -61,8 +61,5 @@ class Watch:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def fileno(self) -> int:
-        return self._fd
-
     def close(self) -> None:
         os.close(self._fd)

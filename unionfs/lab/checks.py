@@ -7,7 +7,6 @@ smallest case that shows the fault. Any other exception is told with its line in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +31,12 @@ class Check(NamedTuple):
 
 class Student(NamedTuple):
     """`directory` is the student's. `module` holds what their file defines; with a lab that replaces a module of the
-    union it is that module. `Union` is unionfs.Union with the student's code in it, `TrueUnion` without; `true` is the
-    module that theirs replaces."""
+    union it is that module. `Union` is unionfs.Union with the student's code in it, `TrueUnion` without."""
 
     directory: Path
     module: ModuleType
     Union: Any
     TrueUnion: Any
-    true: ModuleType | None
 
 
 _found: list[Check] = []
@@ -118,8 +115,3 @@ def expect(what: str, found: object, wanted: object) -> None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
-
-
-def children(path: Path) -> list[str]:
-    """The names in a directory, sorted."""
-    return sorted(os.listdir(path))

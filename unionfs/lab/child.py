@@ -62,14 +62,13 @@ def load(lab: Lab, directory: Path) -> Student:
         module.__file__ = str(file)
         if file.suffix == ".py":
             _run(file, module.__dict__)
-        return Student(directory, module, None, importlib.import_module("unionfs.union.union").Union, None)
+        return Student(directory, module, None, importlib.import_module("unionfs.union.union").Union)
     true_union = importlib.import_module("unionfs.union.union").Union
-    true = importlib.import_module(lab.replaces)
     for name in [name for name in sys.modules if name.startswith(("unionfs.union", "unionfs.fuse"))]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Replacing(lab, file))
     union = importlib.import_module("unionfs.union.union").Union
-    return Student(directory, sys.modules[lab.replaces], union, true_union, true)
+    return Student(directory, sys.modules[lab.replaces], union, true_union)
 
 
 def judge(lab: Lab, directory: Path, number: int) -> dict[str, Any]:
