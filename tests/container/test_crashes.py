@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,30 @@ def until_gone(pid: int) -> None:
     while namespaces.start_time(pid):
         assert time.monotonic() < deadline, f"{pid} is still there"
         time.sleep(0.02)
+
+
+def until_reaped(pid: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, f"{pid} is still there"
+        time.sleep(0.02)
+
+
+def until_waiting(process: int, awaited: int) -> None:
+    """Until it has a descriptor of the other process, or has ended."""
+    deadline = time.monotonic() + SECONDS
+    while namespaces.start_time(process) and f"\nPid:\t{awaited}\n" not in descriptors_of(process):
+        assert time.monotonic() < deadline, f"{process} does not wait"
+        time.sleep(0.02)
+
+
+def descriptors_of(pid: int) -> str:
+    """proc_pid_fdinfo(5): a descriptor of a process says "Pid:"."""
+    text = ""
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(OSError):
+            text += path.read_text()
+    return text
 
 
 def children_of(pid: int) -> list[int]:
@@ -159,9 +184,23 @@ def test_clean_takes_nothing_that_is_in_use(running: Launcher) -> None:
 
 
 def test_concurrent_commands_on_one_container(running: Launcher) -> None:
-    commands = [["stop", "-t", "0"], ["rm", "-f"], ["kill"]] * 3
-    for process in [running.start(*words, "box") for words in commands]:
-        process.communicate(timeout=60)
-        assert process.returncode in (0, 1)
+    started = [running.start(*words, "box") for words in [["stop", "-t", "0"], ["rm", "-f"], ["kill"]] * 3]
+    said = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    assert {status for *_, status in said} <= {0, 1}, said
+    assert running.names() == [], said
+    is_clean(running)
+
+
+def test_one_that_has_ended_and_is_not_entered_as_ended(running: Launcher) -> None:
+    """Between the two its monitor waits for the state, which may be on a slow disk."""
+    found = row(running, "box")
+    with Database(str(running.root)) as database, database.writing():
+        os.kill(int(str(found["pid"])), signal.SIGKILL)
+        until_reaped(int(str(found["pid"])))
+        started = [running.start(*words, "box") for words in (["kill"], ["stop"], ["rm", "-f"])]
+        for process in started:
+            until_waiting(process.pid, int(str(found["owner"])))
+    said = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    assert [status for *_, status in said] == [0, 0, 0], said
     assert running.names() == []
     is_clean(running)

@@ -38,7 +38,9 @@ from unionfs.image.database import Database, default_root
 from unionfs.linux import namespaces, sockets
 
 _NULL = Streams()
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0
+"""How long a monitor may take for the end of its container: it gives the daemon 30 seconds, and the state's disk may be
+slow."""
 
 
 class Container:
@@ -143,20 +145,26 @@ class Container:
     def kill(self, number: int = signals.SIGKILL) -> None:
         """Send a signal to its first process."""
         record = self._running()
-        descriptor = os.pidfd_open(record.pid)
+        try:
+            descriptor = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            pass  # it has ended, and its monitor has not written that down yet
+        else:
+            self._send(record, descriptor, number)
+            os.close(descriptor)
+        if number == signals.SIGKILL:
+            _wait_for(record.owner, record.owner_start, _PATIENCE_SECONDS)
+
+    def _send(self, record: Record, process: int, number: int) -> None:
         try:
             if namespaces.start_time(record.pid) == record.pid_start:
-                signals.pidfd_send_signal(descriptor, number)
+                signals.pidfd_send_signal(process, number)
         except ProcessLookupError:
             pass  # it has just ended
         except PermissionError:  # it runs as another user of a user namespace: its monitor may
             connection = Frames(sockets.connect(self.directory, monitor.SOCKET))
             connection.put(frames.SIGNAL, frames.NUMBER.pack(number))
             connection.close()
-        finally:
-            os.close(descriptor)
-        if number == signals.SIGKILL:
-            _wait_for(record.owner, record.owner_start, _PATIENCE_SECONDS)
 
     def stop(self, timeout: float | None = None, number: int | None = None) -> None:
         """Its stop signal; after `timeout` seconds SIGKILL. One that does not run is fine as it is."""
@@ -257,7 +265,7 @@ class Container:
                 hint = f"stop it first (unionfs stop {record.name}), or use -f"
                 raise UnionfsError(f"cannot remove container {record.name}", f"it is {state}", hint)
             self.unpause()
-            with suppress(UnionfsError):
+            with suppress(UnionfsError):  # it has ended meanwhile
                 self.kill()
             _wait_for(record.owner, record.owner_start, _PATIENCE_SECONDS)
         with self._database() as database:
