@@ -13,7 +13,8 @@ from typing import Any
 from unionfs.container import roots
 from unionfs.container.lifecycle import Container
 from unionfs.container.merged import Packer, opened
-from unionfs.container.state import Record
+from unionfs.container.state import Record, open_process
+from unionfs.errors import UnionfsError
 from unionfs.image import manifest
 from unionfs.image.changes import apply_changes
 from unionfs.image.database import Database
@@ -63,8 +64,8 @@ def add_layer(store: Store, record: Record) -> str:
 
 def _sync(record: Record) -> None:
     """What its processes wrote may not be in the layer yet."""
-    with suppress(OSError):
-        fd = os.open(f"/proc/{record.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(OSError, UnionfsError):  # it has ended: then all is there
+        fd = open_process(record, "root", os.O_DIRECTORY)
         try:
             files.sync_filesystem(fd)
         finally:

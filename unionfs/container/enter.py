@@ -20,7 +20,7 @@ from unionfs.container.attach import session
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
 from unionfs.container.process import Program, Streams
-from unionfs.container.state import Record
+from unionfs.container.state import Record, open_process
 from unionfs.errors import UnionfsError
 from unionfs.linux import namespaces, sockets, terminal
 from unionfs.linux.namespaces import (
@@ -51,7 +51,7 @@ def enter(record: Record, run: Program, streams: Streams, explain: Explainer) ->
 
     Raises StartError, and UnionfsError when the container does not run.
     """
-    target = _open_process(record)
+    target = open_process(record)
     told, telling = os.pipe2(os.O_CLOEXEC)
     born, bearing = os.pipe2(os.O_CLOEXEC)
     here, there = sockets.pair()
@@ -77,17 +77,6 @@ def enter(record: Record, run: Program, streams: Streams, explain: Explainer) ->
         os.waitpid(helper, 0)
         raise failure or UnionfsError(f"container {record.name}", "ended meanwhile")
     return Entered(pid, helper, master)
-
-
-def _open_process(record: Record) -> int:
-    """A pidfd of the container's first process, and of no other that has its number now."""
-    try:
-        descriptor = os.pidfd_open(record.pid) if record.is_running else -1
-    except ProcessLookupError:
-        descriptor = -1
-    if descriptor < 0 or namespaces.start_time(record.pid) != record.pid_start:
-        raise UnionfsError(f"container {record.name}", "is not running", f"unionfs start {record.name}")
-    return descriptor
 
 
 def _helper(

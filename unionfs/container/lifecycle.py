@@ -32,7 +32,7 @@ from unionfs.container.create import Request
 from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
 from unionfs.container.process import Program, StartError, Streams
-from unionfs.container.state import RUNNING, STARTING, Containers, Record
+from unionfs.container.state import RUNNING, STARTING, Containers, Record, open_process
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database, default_root
 from unionfs.linux import namespaces, sockets
@@ -145,26 +145,20 @@ class Container:
     def kill(self, number: int = signals.SIGKILL) -> None:
         """Send a signal to its first process."""
         record = self._running()
-        try:
-            descriptor = os.pidfd_open(record.pid)
-        except ProcessLookupError:
-            pass  # it has ended, and its monitor has not written that down yet
-        else:
-            self._send(record, descriptor, number)
-            os.close(descriptor)
+        with suppress(ProcessLookupError, UnionfsError):  # it has ended, and its monitor has not entered that yet
+            self._send(record, open_process(record), number)
         if number == signals.SIGKILL:
             _wait_for(record.owner, record.owner_start, _PATIENCE_SECONDS)
 
     def _send(self, record: Record, process: int, number: int) -> None:
         try:
-            if namespaces.start_time(record.pid) == record.pid_start:
-                signals.pidfd_send_signal(process, number)
-        except ProcessLookupError:
-            pass  # it has just ended
+            signals.pidfd_send_signal(process, number)
         except PermissionError:  # it runs as another user of a user namespace: its monitor may
             connection = Frames(sockets.connect(self.directory, monitor.SOCKET))
             connection.put(frames.SIGNAL, frames.NUMBER.pack(number))
             connection.close()
+        finally:
+            os.close(process)
 
     def stop(self, timeout: float | None = None, number: int | None = None) -> None:
         """Its stop signal; after `timeout` seconds SIGKILL. One that does not run is fine as it is."""

@@ -63,6 +63,21 @@ class Record(NamedTuple):
         return self.status == RUNNING
 
 
+def open_process(record: Record, name: str = "", flags: int = os.O_RDONLY) -> int:
+    """A pidfd of the container's first process (pidfd_open(2)), or a descriptor of /proc/PID/`name`; never of another
+    process that has its number now. Raises UnionfsError when it has ended."""
+    descriptor = -1
+    with suppress(ProcessLookupError, FileNotFoundError):
+        if record.is_running:
+            path = f"/proc/{record.pid}/{name}"
+            descriptor = os.open(path, flags | os.O_CLOEXEC) if name else os.pidfd_open(record.pid)
+    if descriptor < 0 or namespaces.start_time(record.pid) != record.pid_start:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise UnionfsError(f"container {record.name}", "is not running", f"unionfs start {record.name}")
+    return descriptor
+
+
 def boot_id() -> str:
     return files.boot_id().decode().strip()
 

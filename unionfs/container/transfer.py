@@ -22,6 +22,7 @@ from typing import IO, NamedTuple, NoReturn
 from unionfs.container import process, rootfs, roots, storage
 from unionfs.container.lifecycle import Container
 from unionfs.container.privileges import user_here
+from unionfs.container.state import open_process
 from unionfs.errors import UnionfsError
 from unionfs.image.archive import unpack
 from unionfs.image.database import Database
@@ -166,7 +167,7 @@ def root_of(container: Container) -> Iterator[int]:
     namespace of its own, where the calling thread stays until the end of the block."""
     record = container.record
     if record.is_running:
-        fd = os.open(f"/proc/{record.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = open_process(record, "root", os.O_DIRECTORY)
         try:
             yield fd
         finally:

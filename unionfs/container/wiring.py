@@ -21,7 +21,7 @@ from unionfs.container.explain import Explainer
 from unionfs.container.machine import Notes
 from unionfs.container.networks import Endpoint, Network, Networks
 from unionfs.container.spec import BRIDGE, CONTAINER, HOST, NAT, NONE, Spec
-from unionfs.container.state import Containers, Record
+from unionfs.container.state import Containers, Record, open_process
 from unionfs.errors import UnionfsError
 from unionfs.image.database import ROOT, Database
 from unionfs.linux import namespaces, terminal
@@ -329,7 +329,7 @@ def _namespace_of(database: Database, record: Record) -> int:
         hint = f"unionfs start {other.name}"
         raise UnionfsError(f"container {other.name}", f"is not running, and {record.name} shares its network", hint)
     etcfiles.share(containers.directory(other.id), containers.directory(record.id))
-    return os.open(f"/proc/{other.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return open_process(other, "ns/net")
 
 
 def _write_files(database: Database, record: Record, joined: Sequence[tuple[Network, Endpoint]]) -> None:
