@@ -365,14 +365,15 @@ def test_what_is_explained_can_be_typed(place: Lab) -> None:
 @pytest.mark.stress
 def test_many_at_once(place: Lab) -> None:
     """Each its own address; none left, and nothing else, at the end."""
-    words = ["run", "--rm", "--rootfs", "/", "sh", "-c", "sleep 1; hostname -I"]
+    words = ["run", "-i", "--rm", "--rootfs", "/", "sh", "-c", "hostname -I; read _"]
+    pipe = subprocess.PIPE
     running = [
-        subprocess.Popen([*place.inside(), *UNIONFS, *words], env=place.environment, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE) for _ in range(16)
+        subprocess.Popen([*place.inside(), *UNIONFS, *words], env=place.environment, stdin=pipe, stdout=pipe,
+                         stderr=pipe) for _ in range(16)
     ]  # fmt: skip
-    results = [process.communicate(timeout=120) for process in running]
-    found = [out.split()[0] for out, _ in results if out.split()]
-    assert len(set(found)) == 16, [error for _, error in results if error]
+    found = [process.stdout.readline().split() for process in running if process.stdout]
+    said = [process.communicate(timeout=120) for process in running]
+    assert len({words[0] for words in found if words}) == 16, [error for _, error in said if error]
     assert place.leftovers() == CLEAN
 
 
