@@ -10,11 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from unionfs.cli import formats, table
 from unionfs.cli.command import Command, UsageError, shown
 from unionfs.cli.run import attached, command_of, launcher_status, needs_terminal, rooted
 from unionfs.container import enter, roots
+from unionfs.container.attach import held
 from unionfs.container.lifecycle import Container
 from unionfs.container.process import Streams
 from unionfs.container.quantities import parse_duration, parse_signal
@@ -66,11 +68,12 @@ def _start(arguments: argparse.Namespace) -> int:
     if not attaches:
         return _each_named(arguments.names, lambda container: _started(container, explain))
     container = Container(arguments.names[0])
-    with launcher_status():
-        if container.record.spec.tty and arguments.interactive:
-            needs_terminal()
-        connection = container.start(explain)
-    return attached(lambda: container.attach(connection, interactive=arguments.interactive))
+    with held():
+        with launcher_status():
+            if container.record.spec.tty and arguments.interactive:
+                needs_terminal()
+            connection = container.start(explain)
+        return attached(lambda: container.attach(connection, interactive=arguments.interactive))
 
 
 def _started(container: Container, explain: int) -> None:
@@ -162,13 +165,12 @@ def _exec(arguments: argparse.Namespace) -> int:
     if tty and interactive:
         needs_terminal()
     streams = Streams() if arguments.detach else Streams(0 if interactive else -1, 1, 2)
-    entered = Container(arguments.name).exec(
-        words, environment=arguments.env, workdir=arguments.workdir, user=arguments.user, tty=tty, streams=streams,
-        explain=2 if arguments.explain else -1,
-    )  # fmt: skip
-    if arguments.detach:
-        return 0
-    return attached(lambda: enter.attend(entered, tty, interactive))
+    with nullcontext() if arguments.detach else held():
+        entered = Container(arguments.name).exec(
+            words, environment=arguments.env, workdir=arguments.workdir, user=arguments.user, tty=tty, streams=streams,
+            explain=2 if arguments.explain else -1,
+        )  # fmt: skip
+        return 0 if arguments.detach else attached(lambda: enter.attend(entered, tty, interactive))
 
 
 # --- rm, rename, prune

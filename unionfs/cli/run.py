@@ -16,7 +16,7 @@ from typing import Any
 from unionfs import events
 from unionfs.cli.command import Command, UsageError
 from unionfs.container import rootless
-from unionfs.container.attach import Detached
+from unionfs.container.attach import Detached, held
 from unionfs.container.create import Request
 from unionfs.container.lifecycle import Container
 from unionfs.container.mountspecs import parse_mount, parse_tmpfs, parse_volume, parse_volumes_from
@@ -223,12 +223,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.tty and arguments.interactive and not arguments.detach:
             needs_terminal()
         container = _make(arguments, starts=True)
-        connection = container.start(explain=2 if arguments.explain else -1)
+        explain = 2 if arguments.explain else -1
         if arguments.detach:
-            connection.close()
+            container.start(explain).close()
             print(container.id)
             return 0
-        return attached(lambda: container.attach(connection, proxies=arguments.sig_proxy == "true"))
+        with held():
+            connection = container.start(explain)
+            return attached(lambda: container.attach(connection, proxies=arguments.sig_proxy == "true"))
 
 
 def needs_terminal() -> None:

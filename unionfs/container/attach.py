@@ -10,7 +10,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from unionfs.container import frames
@@ -25,6 +25,17 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 
 class Detached(Exception):
     """The user left; what he was attached to goes on."""
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals that a session passes on wait for it to begin: what comes while its program is started is the program's,
+    too, and does not end this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Peer(Protocol):
@@ -94,9 +105,11 @@ class _Signals:
         self._wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
         for number in self._before:
             signal.signal(number, lambda number, frame: None)
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
         return self
 
     def __exit__(self, *failure: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
