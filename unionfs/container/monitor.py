@@ -10,6 +10,7 @@ It has one thread and one loop; nothing in it waits but the loop itself.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from unionfs import events
 from unionfs.container import frames, process, roots, storage
@@ -32,6 +34,9 @@ from unionfs.image.database import Database
 from unionfs.linux import mountfd, mounts, namespaces, sockets, terminal
 from unionfs.linux.namespaces import CLONE_NEWNS
 from unionfs.linux.sockets import Socket
+
+if TYPE_CHECKING:
+    from unionfs.fuse.yielding import Watch
 
 SOCKET = "attach.sock"
 _CHUNK = 1 << 16
@@ -66,6 +71,7 @@ def _become(explain: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 class _Monitor:
@@ -77,6 +83,7 @@ class _Monitor:
         self.clients: list[Frames] = []
         self.cgroup = Cgroup.of(container)
         self.daemon = self.daemon_pid = -1
+        self.watch: Watch | None = None
         self.master = self.input = -1
         self.outputs: dict[int, str] = {}
         self.error = ""
@@ -117,7 +124,8 @@ class _Monitor:
         mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
         place = roots.place_of(self.database, record)
         self.explain.step(f"mount {spec.storage} on {place.target}", f"{len(place.lower)} lower layers, one upper")
-        self.daemon_pid = storage.mount(spec.storage, place, spec.storage_options, [self.starter.fileno()])
+        foreign = [self.starter.fileno()]
+        self.daemon_pid, self.watch = storage.mount(spec.storage, place, spec.storage_options, foreign, watches=True)
         if self.daemon_pid > 0:
             self.daemon = os.pidfd_open(self.daemon_pid)
         self.log = Writer(self._path("log.json"))
@@ -228,10 +236,26 @@ class _Monitor:
             actions[client.fileno()] = (wanted, partial(self._serve, client))
         if self.input >= 0 and self.typed:
             actions[self.input] = (select.POLLOUT, self._write_input)
+        seconds = None
+        if self.watch is not None:
+            seconds = self.watch.seconds()
+            if seconds is None:
+                actions[self.watch.rings] = (select.POLLIN, self._look_after_daemon)
         poll = select.poll()
         for fd, (mask, _) in actions.items():
             poll.register(fd, mask)
-        return [actions[fd][1] for fd, _ in poll.poll()]
+        ready = [actions[fd][1] for fd, _ in poll.poll(None if seconds is None else math.ceil(seconds * 1000))]
+        if self.watch is not None and self.watch.seconds() == 0:
+            ready.append(self._look_after_daemon)
+        return ready
+
+    def _look_after_daemon(self) -> None:
+        """It gives way to its clients while there is work, and must not starve."""
+        try:
+            if self.watch is not None:
+                self.watch.turn()
+        except OSError:
+            self.watch = None  # it ends
 
     def _ended(self) -> None:
         self.is_over = True
@@ -329,6 +353,9 @@ class _Monitor:
 
     def _undo(self) -> None:
         """Unmount, and wait for the daemon: then the upper is whole and nobody's."""
+        if self.watch is not None:
+            with suppress(OSError):
+                self.watch.end()  # nobody looks after it from here on
         with suppress(OSError):
             mounts.unmount(os.fsencode(self._path("merged")), mounts.MNT_DETACH)
         if self.daemon >= 0:

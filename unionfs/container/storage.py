@@ -15,14 +15,18 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError, did_you_mean
 from unionfs.linux import mountfd, mounts, namespaces
 
+if TYPE_CHECKING:
+    from unionfs.fuse.yielding import Bell, Watch
+
 DRIVERS = ("unionfs", "overlay")
 _ENGINE = ("unionfs.fuse.daemon", "unionfs.fuse.mount", "unionfs.fuse.options")
+_YIELDING = "unionfs.fuse.yielding"
 DIALECTS = {"unionfs": "aufs", "overlay": "overlay"}
 """How each driver's layers say that a name is deleted."""
 
@@ -54,16 +58,25 @@ def load(driver: str) -> None:
         importlib.import_module(name)
 
 
-def mount(driver: str, place: Place, options: Sequence[str], foreign: Sequence[int] = ()) -> int:
+class Daemon(NamedTuple):
+    """Who serves a root: a child of this process, or pid 0 where the kernel does; and what looks after it, if this
+    process has said that it does so (fuse/yielding.py)."""
+
+    pid: int = 0
+    watch: Watch | None = None
+
+
+def mount(
+    driver: str, place: Place, options: Sequence[str], foreign: Sequence[int] = (), watches: bool = False
+) -> Daemon:
     """Mount the merged tree on `place.target`. Raises UnionfsError.
 
-    The pid of the daemon that serves it, a child of this process; 0 for none. `foreign` are descriptors of this process
-    that a daemon must not keep open.
+    `foreign` are descriptors of this process that a daemon must not keep open; `watches`: it will look after it.
     """
     if driver == "unionfs":
-        return _mount_unionfs(place, options, foreign)
+        return _mount_unionfs(place, options, foreign, watches)
     _mount_overlay(place, options)
-    return 0
+    return Daemon()
 
 
 def _mount_overlay(place: Place, options: Sequence[str]) -> None:
@@ -95,13 +108,20 @@ def _refused(why: str) -> UnionfsError:
     return UnionfsError("--storage overlay", f"the kernel refuses: {why}", "the kernel's log says more: dmesg")
 
 
-def _mount_unionfs(place: Place, options: Sequence[str], foreign: Sequence[int]) -> int:
-    daemon = importlib.import_module("unionfs.fuse.daemon")
-    pid: int = daemon.daemonize(lambda ready: _serve(place, options, foreign, ready))
-    return pid
+def _mount_unionfs(place: Place, options: Sequence[str], foreign: Sequence[int], watches: bool) -> Daemon:
+    daemon: Any = importlib.import_module("unionfs.fuse.daemon")
+    yielding: Any = importlib.import_module(_YIELDING)
+    bell = yielding.Bell() if watches and yielding.allowed() else None
+    pid = daemon.daemonize(lambda ready: _serve(place, options, foreign, ready, bell))
+    if bell is None:
+        return Daemon(pid)
+    bell.hand_over()
+    return Daemon(pid, yielding.Watch(pid, bell))
 
 
-def _serve(place: Place, options: Sequence[str], foreign: Sequence[int], ready: Callable[[], None]) -> None:
+def _serve(
+    place: Place, options: Sequence[str], foreign: Sequence[int], ready: Callable[[], None], bell: Bell | None
+) -> None:
     """In the daemon, which ends when its union is unmounted, and unmounts it when the monitor has ended."""
     namespaces.die_with_parent(signal.SIGTERM)
     for fd in foreign:
@@ -116,4 +136,4 @@ def _serve(place: Place, options: Sequence[str], foreign: Sequence[int], ready: 
     )  # fmt: skip
     engine.allow_many_descriptors()
     union = engine.open_union(request, place.overlaps)
-    engine.serve_request(union, os.fsencode(place.target), request, ready=ready)
+    engine.serve_request(union, os.fsencode(place.target), request, ready=ready, bell=bell)

@@ -181,7 +181,7 @@ def root_of(container: Container) -> Iterator[int]:
     try:
         namespaces.unshare(CLONE_NEWNS)
         mountfd.set_propagation(b"/", mountfd.MS_SLAVE)
-        daemon = storage.mount(record.spec.storage, place, record.spec.storage_options)
+        daemon = storage.mount(record.spec.storage, place, record.spec.storage_options).pid
         fd = os.open(place.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         rootfs.mount_volumes(fd, sources)
         try:

@@ -78,7 +78,7 @@ class Affinity:
 
 
 class Yielding(Affinity):
-    """It also gives way: `works` wakes the guard of `yielding.py`."""
+    """It also gives way: `works` wakes who looks after the thread (`yielding.py`)."""
 
     told = "follows its client and gives way"
 

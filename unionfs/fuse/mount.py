@@ -35,7 +35,7 @@ from unionfs.fuse.index import Index
 from unionfs.fuse.options import FOLLOW, MountRequest
 from unionfs.fuse.server import Server
 from unionfs.fuse.wire import READ_AHEAD
-from unionfs.fuse.yielding import Guard
+from unionfs.fuse.yielding import Bell
 from unionfs.linux import fusedev, mounts
 from unionfs.linux.scheduling import begin_thread
 from unionfs.union.operations import Operations
@@ -80,12 +80,13 @@ def serve(
     union: Operations, mountpoint: bytes, *, engine: str = "auto", source: bytes = SUBTYPE, flags: Sequence[str] = (),
     allow_other: bool | None = None, debug: bool = False, opening: str = "passthrough", coherent: bool = False,
     scheduling: str = FOLLOW, index: str = "off", ready: Callable[[], None] = lambda: None,
-    progress: Progress = _no_progress,
+    progress: Progress = _no_progress, bell: Bell | None = None,
 ) -> None:  # fmt: skip
     """Mount `union` on the directory `mountpoint`, call `ready` when it answers, and serve until it is unmounted.
 
     `flags` and the like are those of MountOptions; `debug` logs every request; `index` says whether there is to be a
-    layer index, and `progress` is told of its making. The union is closed at the end.
+    layer index, and `progress` is told of its making. `bell` is that of who looks after this thread; without one it
+    sees to that itself. The union is closed at the end.
     Raises UnionfsError when it cannot be mounted, OSError when its device fails.
     """
     mountpoint = check_mountpoint(mountpoint)
@@ -98,7 +99,7 @@ def serve(
             raise UnionfsError("index=on", "the fusepy engine has no layer index", "use --engine native, or index=auto")
         importlib.import_module("unionfs.fuse.fusepy").serve(union, mountpoint, options, ready)
     else:
-        _serve_native(union, mountpoint, options, ready, _index(union, index, progress))
+        _serve_native(union, mountpoint, options, ready, _index(union, index, progress), bell)
 
 
 def open_union(request: MountRequest, overlaps: bool = False) -> Operations:
@@ -112,13 +113,14 @@ def open_union(request: MountRequest, overlaps: bool = False) -> Operations:
 
 def serve_request(
     union: Operations, mountpoint: bytes, request: MountRequest, *, ready: Callable[[], None], debug: bool = False,
-    progress: Progress = _no_progress,
+    progress: Progress = _no_progress, bell: Bell | None = None,
 ) -> None:  # fmt: skip
     """`serve`, with the mount as it is asked for."""
     serve(
         union, mountpoint, engine=request.engine, source=request.source, flags=request.flags,
         allow_other=request.allow_other or None, debug=debug, opening=request.open, coherent=request.coherent,
         scheduling=request.scheduling, index=request.layer_index, ready=ready, progress=progress,
+        bell=bell,
     )  # fmt: skip
 
 
@@ -176,19 +178,23 @@ def _index(union: Operations, word: str, progress: Progress) -> Index | None:
 
 
 def _serve_native(
-    union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None
-) -> None:
-    guard = yielding.start() if options.scheduling == FOLLOW else None
+    union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None,
+    bell: Bell | None,
+) -> None:  # fmt: skip
+    if options.scheduling != FOLLOW:
+        bell = None
+    elif bell is None:
+        bell = yielding.start()
     try:
-        _serve_at(union, mountpoint, options, ready, index, guard)
+        _serve_at(union, mountpoint, options, ready, index, bell)
     finally:
-        if guard is not None:
-            guard.close()
+        if bell is not None:
+            bell.close()
 
 
 def _serve_at(
     union: Operations, mountpoint: bytes, options: MountOptions, ready: Callable[[], None], index: Index | None,
-    guard: Guard | None,
+    bell: Bell | None,
 ) -> None:  # fmt: skip
     descriptor, way = _mount(mountpoint, options)
     number = mounts.find(mountpoint).device
@@ -199,7 +205,7 @@ def _serve_at(
         ready()
 
     try:
-        affinity = _affinity(options.scheduling, guard)
+        affinity = _affinity(options.scheduling, bell)
         server = Server(union, Device(descriptor), options.opening, options.coherent, index, affinity)
         with _EndBySignal(mountpoint, number):
             server.run(answers)
@@ -208,10 +214,10 @@ def _serve_at(
             _detach(mountpoint)
 
 
-def _affinity(scheduling: str, guard: Guard | None) -> Affinity:
+def _affinity(scheduling: str, bell: Bell | None) -> Affinity:
     if scheduling != FOLLOW:
         return Staying()
-    return Affinity() if guard is None else Yielding(guard.wake)
+    return Affinity() if bell is None else Yielding(bell.wake)
 
 
 def _mount(mountpoint: bytes, options: MountOptions) -> tuple[int, str]:
