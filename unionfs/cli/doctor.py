@@ -219,13 +219,13 @@ def _namespaces_mend() -> str:
     words = []
     for name, (forbidding, allowing) in wanted.items():
         with suppress(OSError):
-            if Path("/proc/sys", name.replace(".", "/")).read_text(encoding="ascii").strip() == forbidding:
+            if Path("/proc/sys", name.replace(".", "/")).read_text(encoding="utf-8").strip() == forbidding:
                 words.append(f"{name}={allowing}")
     return as_root(f"sysctl -w {' '.join(words)}") if words else ""
 
 
 def _overlay() -> Check:
-    lines = Path("/proc/filesystems").read_text(encoding="ascii").splitlines()
+    lines = Path("/proc/filesystems").read_text(encoding="utf-8").splitlines()
     works = any(line.split()[-1] == "overlay" for line in lines)
     found, mend = ("known to the kernel", "") if works else ("not loaded", as_root("modprobe overlay"))
     return Check("overlay", works, found, "comparing with the kernel's overlayfs", mend)

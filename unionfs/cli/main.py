@@ -9,6 +9,7 @@ helper of mount(8) answers as mount(8) does: 1 wrong usage, 32 the mount failed.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -203,7 +204,12 @@ def commands_of(group: str) -> list[str]:
 
 def load(name: str) -> Command:
     """The command of that name; its module is imported now."""
-    commands: dict[str, Command] = importlib.import_module(f"unionfs.cli.{PLACES[name].module}").COMMANDS
+    gc.disable()  # what a module makes when it is loaded stays
+    try:
+        commands: dict[str, Command] = importlib.import_module(f"unionfs.cli.{PLACES[name].module}").COMMANDS
+    finally:
+        gc.enable()
+    gc.freeze()  # and nobody looks at it again: not at the end, and not in forks, whose memory that would part
     return commands[name]
 
 

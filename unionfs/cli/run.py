@@ -202,7 +202,7 @@ def _make(arguments: argparse.Namespace, starts: bool) -> Container:
         raise UnionfsError(f"container ID file {arguments.cidfile}", "is there already", "remove it, or name another")
     container = Container.make(request_of(arguments), starts=starts)
     if arguments.cidfile:
-        with open(arguments.cidfile, "x", encoding="ascii") as file:
+        with open(arguments.cidfile, "x", encoding="utf-8") as file:
             file.write(container.id)
     return container
 

@@ -43,7 +43,7 @@ def making(root: str) -> int:
 
 def find(root: str) -> int:
     """The pid of the keeper, 0 where there is none."""
-    with suppress(OSError, ValueError), open(os.path.join(root, _KEEPER), encoding="ascii") as file:
+    with suppress(OSError, ValueError), open(os.path.join(root, _KEEPER), encoding="utf-8") as file:
         pid, start = map(int, file.read().split())
         if namespaces.start_time(pid) == start:
             return pid
@@ -78,7 +78,7 @@ def _keep(root: str, ready: int) -> None:
     terminal.loopback_up()
     me = os.getpid()
     path = os.path.join(root, _KEEPER)
-    with open(f"{path}.{me}", "w", encoding="ascii") as file:
+    with open(f"{path}.{me}", "w", encoding="utf-8") as file:
         file.write(f"{me} {namespaces.start_time(me)}")
     os.rename(f"{path}.{me}", path)
     os.close(ready)

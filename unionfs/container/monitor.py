@@ -147,9 +147,9 @@ class _Monitor:
         self.process = os.pidfd_open(self.pid)
         start = namespaces.start_time(self.pid)
         self.containers.update(self.id, status=RUNNING, pid=self.pid, pid_start=start, started=started, error="")
-        self.database.close()
         self.clients.append(self.starter)
         self.starter.put(frames.STARTED)
+        self.database.close()  # takes a few milliseconds, which nobody waits for
 
     def _wire(self, record: Record) -> None:
         if self.uplink.make(self.database, record, self.explain):

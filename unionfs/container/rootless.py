@@ -109,5 +109,5 @@ def _range(path: str, uid: int) -> tuple[int, int] | None:
 def _map_one(uid: int, gid: int) -> None:
     """This user alone, as root. The kernel wants setgroups(2) off for that."""
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(text)

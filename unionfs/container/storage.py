@@ -11,6 +11,7 @@ without the FUSE engine.
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -123,6 +124,7 @@ def _serve(
     place: Place, options: Sequence[str], foreign: Sequence[int], ready: Callable[[], None], bell: Bell | None
 ) -> None:
     """In the daemon, which ends when its union is unmounted, and unmounts it when the monitor has ended."""
+    gc.disable()  # what is loaded stays; it is on again when the mount answers
     namespaces.die_with_parent(signal.SIGTERM)
     for fd in foreign:
         os.close(fd)

@@ -103,7 +103,7 @@ class _Tree:
             if os.path.islink(f"/{name}"):
                 os.symlink(os.readlink(f"/{name}"), f"{self.root}/{name}")
         for name, content in (("passwd", _PASSWD), ("group", _GROUP)):
-            with open(f"{self.root}/etc/{name}", "w", encoding="ascii") as file:
+            with open(f"{self.root}/etc/{name}", "w", encoding="utf-8") as file:
                 file.write(content)
 
     def program(self, path: str) -> None:

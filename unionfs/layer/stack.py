@@ -335,5 +335,5 @@ class _Opener:
 
 
 def _mount_of(fd: int) -> str:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
         return next(line for line in file if line.startswith("mnt_id"))
