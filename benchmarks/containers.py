@@ -48,6 +48,8 @@ OURS = [sys.executable, "-P", "-m", "unionfs"]
 PODMAN_LIMITS = ["--network", "none", "--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
 BUILD_FILES = 5000
 _WORK = "/unionfs-build"
+_SETTLING_SECONDS = 2.0
+"""After so long without work a monitor has given back what its start took."""
 
 
 class Times(NamedTuple):
@@ -235,6 +237,7 @@ def memory(stage: Stage, count: int, report: Report) -> None:
                 box = Container.create("host", ["sleep", "1000"], name=f"idle{number}", storage=driver)
                 stage.run([*OURS, "start", box.id])
                 boxes.append(box)
+            time.sleep(_SETTLING_SECONDS)
             pids = [pid for box in boxes for pid in _family(box.record.owner)]
             resident, shared = (sum(_memory(pid, key) for pid in pids) / count / 1024 for key in ("Rss", "Pss"))
             rows.append([f"unionfs, --storage {driver}", len(pids) / count, f"{resident:.1f}", f"{shared:.1f}"])

@@ -31,7 +31,7 @@ from unionfs.container.state import CREATED, CREATING, EXITED, RUNNING, STARTING
 from unionfs.container.uplink import Uplink
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database
-from unionfs.linux import mountfd, mounts, namespaces, sockets, terminal
+from unionfs.linux import memory, mountfd, mounts, namespaces, sockets, terminal
 from unionfs.linux.namespaces import CLONE_NEWNS
 from unionfs.linux.sockets import Socket
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SOCKET = "attach.sock"
 _CHUNK = 1 << 16
 _LEAVING_SECONDS = 30.0
+_SETTLING_SECONDS = 1.0
 _LOST_DAEMON = "the daemon that served its root was killed"
 
 
@@ -87,6 +88,8 @@ class _Monitor:
         self.master = self.input = -1
         self.outputs: dict[int, str] = {}
         self.error = ""
+        self.is_settled = False
+        """It has given back what the start alone needed."""
         self.uplink = Uplink(root, container)
 
     def run(self) -> int:
@@ -244,7 +247,12 @@ class _Monitor:
         poll = select.poll()
         for fd, (mask, _) in actions.items():
             poll.register(fd, mask)
+        if seconds is None and not self.is_settled:
+            seconds = _SETTLING_SECONDS
         ready = [actions[fd][1] for fd, _ in poll.poll(None if seconds is None else math.ceil(seconds * 1000))]
+        if not ready and seconds == _SETTLING_SECONDS:
+            self.is_settled = True
+            memory.give_back()
         if self.watch is not None and self.watch.seconds() == 0:
             ready.append(self._look_after_daemon)
         return ready

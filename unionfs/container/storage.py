@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionfs import events
 from unionfs.errors import UnionfsError, did_you_mean
-from unionfs.linux import mountfd, mounts, namespaces
+from unionfs.linux import memory, mountfd, mounts, namespaces
 
 if TYPE_CHECKING:
     from unionfs.fuse.yielding import Bell, Watch
@@ -138,4 +138,9 @@ def _serve(
     )  # fmt: skip
     engine.allow_many_descriptors()
     union = engine.open_union(request, place.overlaps)
-    engine.serve_request(union, os.fsencode(place.target), request, ready=ready, bell=bell)
+
+    def answers() -> None:
+        ready()
+        memory.give_back()
+
+    engine.serve_request(union, os.fsencode(place.target), request, ready=answers, bell=bell)

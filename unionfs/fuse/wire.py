@@ -11,6 +11,7 @@ All numbers are little or big endian as the machine is. Layouts: include/uapi/li
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Any
@@ -53,7 +54,8 @@ class Request:
     __slots__ = ("buffer", "end", "gid", "interrupted", "nodeid", "opcode", "pid", "uid", "unique", "vector", "view")
 
     def __init__(self, size: int = REQUEST_SIZE) -> None:
-        self.buffer = bytearray(size)
+        self.buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        """Pages that no request has reached yet take no memory: most requests stay in the first one."""
         self.view = memoryview(self.buffer)
         self.vector = [self.buffer]
         self.interrupted = False
@@ -121,7 +123,7 @@ def _rest(request: Request, start: int) -> bytes:
     last = request.end - 1
     if last < start or request.buffer[last]:
         raise WireError(f"{request} is not terminated")
-    return bytes(request.buffer[start:last])
+    return request.buffer[start:last]
 
 
 def lookup(request: Request) -> tuple[bytes]:
