@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -35,20 +34,26 @@ class Command(NamedTuple):
     """It has an option -h of its own, and adds --help itself."""
 
 
-def _formatter(prog: str) -> argparse.HelpFormatter:
+class _Formatter(argparse.HelpFormatter):
     """Asked for the width itself, argparse imports shutil for each parser: a tenth of the time that a start takes."""
-    try:
-        columns = os.get_terminal_size(1).columns
-    except OSError:
-        columns = 0
-    return argparse.RawDescriptionHelpFormatter(prog, width=min(columns or 80, 120) - 2)
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 0
+        super().__init__(prog, width=min(columns or 80, 120) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """What has lines of its own is laid out already; the rest, a paragraph, is filled."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's, with our words for what is wrong: raises UsageError, and never prints the whole usage for it."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_formatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise self._wrong(message, "")
@@ -84,9 +89,8 @@ def positive(text: str) -> int:
 
 
 def make_parser(name: str, command: Command) -> Parser:
-    description = textwrap.fill(command.description, 88)
     parser = Parser(
-        prog=f"unionfs {name}", description=description, epilog=command.epilog, add_help=not command.own_help
+        prog=f"unionfs {name}", description=command.description, epilog=command.epilog, add_help=not command.own_help
     )
     command.arguments(parser)
     return parser

@@ -5,16 +5,15 @@ Called by the command line and `create.py`. Pure functions; each raises UnionfsE
 
 from __future__ import annotations
 
-import calendar
 import signal
 import time
+from datetime import datetime
 
 from unionfs.errors import UnionfsError, did_you_mean
 
 _UNITS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 LEAST_MEMORY = 6 << 20
-_RFC3339 = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
 
 def parse_size(word: str) -> int:
@@ -94,15 +93,8 @@ def parse_moment(word: str) -> float:
         return time.time() - parse_duration(word) if word[-1:].isalpha() and word[-1] != "Z" else float(word)
     except ValueError:
         pass
-    text, fraction = word.removesuffix("Z"), 0.0
-    if "." in text:
-        text, _, digits = text.partition(".")
-        fraction = float("0." + digits) if digits.isdecimal() else 0.0
-    for form in _RFC3339:
-        try:
-            moment = time.strptime(text, form)
-        except ValueError:
-            continue
-        return (calendar.timegm(moment) if word.endswith("Z") else time.mktime(moment)) + fraction
-    hint = "as in 2026-01-31T12:00:00Z, 1767225600 or 10m"
-    raise UnionfsError(f"invalid time: {word}", "", hint)
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except (ValueError, OverflowError):
+        hint = "as in 2026-01-31T12:00:00Z, 1767225600 or 10m"
+        raise UnionfsError(f"invalid time: {word}", "", hint) from None
