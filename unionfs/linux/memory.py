@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from contextlib import suppress
 
 from unionfs.linux.libc import libc
 
@@ -23,6 +24,6 @@ def give_back() -> None:
     each piece of code that is run again."""
     if hasattr(libc, "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
-    with open("/proc/self/maps", "rb") as maps:
+    with suppress(OSError), open("/proc/self/maps", "rb") as maps:
         for first, end in _CODE.findall(maps.read()):
             libc.madvise(int(first, 16), int(end, 16) - int(first, 16), _MADV_DONTNEED)
