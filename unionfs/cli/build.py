@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from unionfs.cli.command import Command, UsageError
-from unionfs.cli.run import rooted
+from unionfs.cli.launching import rooted
 from unionfs.container.build import Settings, build
 from unionfs.image import reference
 

@@ -10,15 +10,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 from unionfs.cli import formats, table
 from unionfs.cli.command import Command, UsageError, shown
-from unionfs.cli.run import attached, command_of, launcher_status, needs_terminal, rooted
-from unionfs.container import enter, roots
+from unionfs.cli.launching import attached, needs_terminal, rooted
+from unionfs.cli.run import launcher_status
+from unionfs.container import roots
 from unionfs.container.attach import held
 from unionfs.container.lifecycle import Container
-from unionfs.container.process import Streams
 from unionfs.container.quantities import parse_duration, parse_signal
 from unionfs.errors import UnionfsError
 
@@ -143,36 +142,6 @@ def _attach(arguments: argparse.Namespace) -> int:
     return attached(lambda: container.attach(interactive=interactive, proxies=proxies))
 
 
-def _exec_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "unionfs exec [OPTIONS] CONTAINER COMMAND [ARGUMENT...]"
-    add = parser.add_argument
-    add("-i", "--interactive", action="store_true", help="keep standard input open")
-    add("-t", "--tty", action="store_true", help="give it a terminal")
-    add("-d", "--detach", action="store_true", help="do not wait for it")
-    add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="an environment variable")
-    add("-w", "--workdir", default="", metavar="DIR", help="its working directory")
-    add("-u", "--user", default="", metavar="USER[:GROUP]", help="who runs it")
-    add("--explain", action="store_true", help="print each step, as it is made")
-    add("name", metavar="CONTAINER", help="a container that runs")
-    add("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="what it runs")
-
-
-def _exec(arguments: argparse.Namespace) -> int:
-    words = command_of(arguments)
-    if not words:
-        raise UsageError("exec", "no command is given", "unionfs exec [OPTIONS] CONTAINER COMMAND")
-    tty, interactive = arguments.tty and not arguments.detach, arguments.interactive and not arguments.detach
-    if tty and interactive:
-        needs_terminal()
-    streams = Streams() if arguments.detach else Streams(0 if interactive else -1, 1, 2)
-    with nullcontext() if arguments.detach else held():
-        entered = Container(arguments.name).exec(
-            words, environment=arguments.env, workdir=arguments.workdir, user=arguments.user, tty=tty, streams=streams,
-            explain=2 if arguments.explain else -1,
-        )  # fmt: skip
-        return 0 if arguments.detach else attached(lambda: enter.attend(entered, tty, interactive))
-
-
 # --- rm, rename, prune
 
 
@@ -265,11 +234,6 @@ COMMANDS = {
     "attach": Command(
         "Attach the terminal, or standard streams, to a running container. ctrl-p ctrl-q leaves one with a terminal.",
         _attach_arguments, _attach,
-    ),
-    "exec": Command(
-        "Run one more command in a running container, with the container's environment, working directory and user.",
-        _exec_arguments, _exec,
-        "Exit status: that of the command; 126 it cannot be invoked, 127 there is none.",
     ),
     "rm": Command("Remove containers, with what they changed.", _rm_arguments, rooted(_rm)),
     "rename": Command("Give a container another name.", _rename_arguments, _rename),

@@ -10,7 +10,7 @@ import sys
 
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.image import output
-from unionfs.cli.run import rooted
+from unionfs.cli.launching import rooted
 from unionfs.container import commit, roots, transfer
 from unionfs.container.lifecycle import Container
 from unionfs.container.merged import Packer, opened

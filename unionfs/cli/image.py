@@ -17,8 +17,8 @@ from unionfs.cli import formats
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
 from unionfs.cli.documents import image_document, inspects, show_documents
+from unionfs.cli.launching import rooted
 from unionfs.cli.progress import bar
-from unionfs.cli.run import rooted
 from unionfs.errors import UnionfsError
 from unionfs.image import imports, layout, reference, transfer
 from unionfs.image.changes import apply_changes

@@ -69,7 +69,7 @@ CONTAINERS = {
     "unpause": Place("container", "let paused containers go on"),
     "wait": Place("container", "wait for the end of containers"),
     "attach": Place("container", "attach to a running container"),
-    "exec": Place("container", "run one more command in a container"),
+    "exec": Place("exec", "run one more command in a container"),
     "ps": Place("ps", "list containers"),
     "logs": Place("ps", "what a container put out"),
     "inspect": Place("ps", "all that is known of a container, image, volume, network"),

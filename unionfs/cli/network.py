@@ -13,7 +13,7 @@ from unionfs.cli import formats, picture
 from unionfs.cli.command import Command, UsageError
 from unionfs.cli.container import agrees, each
 from unionfs.cli.documents import date, inspects, network_document, show_documents
-from unionfs.cli.run import rooted
+from unionfs.cli.launching import rooted
 from unionfs.container import lab, wiring
 from unionfs.container.lifecycle import Container
 from unionfs.container.networks import PREDEFINED, Network, Networks, Range

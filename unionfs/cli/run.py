@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from unionfs import events
 from unionfs.cli.command import Command, UsageError
-from unionfs.container import rootless
-from unionfs.container.attach import Detached, held
+from unionfs.cli.launching import attached, command_of, needs_terminal, rooted
+from unionfs.container.attach import held
 from unionfs.container.create import Request
 from unionfs.container.lifecycle import Container
 from unionfs.container.mountspecs import parse_mount, parse_tmpfs, parse_volume, parse_volumes_from
@@ -142,12 +141,6 @@ def request_of(arguments: argparse.Namespace) -> Request:
     )
 
 
-def command_of(arguments: argparse.Namespace) -> list[str]:
-    """The words behind IMAGE or CONTAINER, without a "--" before them."""
-    words: list[str] = arguments.words
-    return words[1:] if words[:1] == ["--"] else words
-
-
 def _lines(files: list[str]) -> Iterator[str]:
     """The lines of files, without empty ones and remarks."""
     for path in files:
@@ -178,16 +171,6 @@ def _security(words: list[str]) -> dict[str, Any]:
         else:
             raise UnionfsError(f"--security-opt {word}", "is not known", f"known are {', '.join(_SECURITY)}")
     return settings
-
-
-def rooted(act: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
-    """A command's function, carried out as root of a user namespace where the user is not root."""
-
-    def run(arguments: argparse.Namespace) -> int | None:
-        rootless.enter()
-        return act(arguments)
-
-    return run
 
 
 # --- create, run
@@ -231,21 +214,6 @@ def _run(arguments: argparse.Namespace) -> int:
         with held():
             connection = container.start(explain)
             return attached(lambda: container.attach(connection, proxies=arguments.sig_proxy == "true"))
-
-
-def needs_terminal() -> None:
-    """Raises UnionfsError: -t and -i pass a terminal's keys on, and this is none."""
-    if not os.isatty(0):
-        raise UnionfsError("the input device is not a TTY", "", "leave -t out where standard input is a pipe or a file")
-
-
-def attached(session: Callable[[], int]) -> int:
-    """The exit status of a session; 0 when the user left it by ctrl-p ctrl-q."""
-    try:
-        return session()
-    except Detached:
-        print("read escape sequence", file=sys.stderr)
-        return 0
 
 
 COMMANDS = {

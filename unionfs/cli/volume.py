@@ -12,7 +12,7 @@ from unionfs.cli import formats
 from unionfs.cli.command import Command
 from unionfs.cli.container import agrees, each
 from unionfs.cli.documents import inspects, show_documents, volume_document
-from unionfs.cli.run import rooted
+from unionfs.cli.launching import rooted
 from unionfs.container import roots
 from unionfs.container.volumes import Volume, Volumes
 from unionfs.errors import UnionfsError

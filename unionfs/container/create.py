@@ -21,7 +21,7 @@ from unionfs.container import names, roots
 from unionfs.container.mountspecs import combine
 from unionfs.container.privileges import chosen
 from unionfs.container.quantities import parse_signal
-from unionfs.container.spec import BRIDGE, HOST, NONE, PROXY, VOLUME, Limits, Mount, Spec
+from unionfs.container.spec import BRIDGE, HOST, NONE, PROXY, VOLUME, Limits, Mount, Spec, merge_variables
 from unionfs.container.state import CREATED, Containers, Record
 from unionfs.container.storage import DIALECTS, check_driver
 from unionfs.container.volumes import Volumes, prepare_bind
@@ -196,7 +196,7 @@ def spec_of(request: Request, config: dict[str, Any], container: str) -> Spec:
         entrypoint_length=entrypoint_length,
         image_name=request.image,
         rootfs=tuple(os.fsdecode(absolute(os.fsencode(folder))) for folder in request.rootfs),
-        env=environment((DEFAULT_PATH, f"HOSTNAME={hostname}", *tty), config.get("Env") or (), request.environment),
+        env=merge_variables((DEFAULT_PATH, f"HOSTNAME={hostname}", *tty), config.get("Env") or (), request.environment),
         workdir=_workdir(request.workdir, config),
         user=request.user if request.user is not None else config.get("User") or "",
         hostname=hostname,
@@ -236,20 +236,6 @@ def _command(request: Request, config: dict[str, Any]) -> tuple[tuple[str, ...],
     if not argv:
         raise UnionfsError("no command specified", "", "say what to run behind the image: unionfs run IMAGE COMMAND")
     return argv, len(entrypoint)
-
-
-def environment(*parts: Sequence[str]) -> tuple[str, ...]:
-    """Later words win; a name alone copies the variable of this process, where there is one."""
-    variables: dict[str, str] = {}
-    for word in (word for part in parts for word in part):
-        name, equals, value = word.partition("=")
-        if equals:
-            variables[name] = value
-        elif name in os.environ:
-            variables[name] = os.environ[name]
-        else:
-            variables.pop(name, None)
-    return tuple(f"{name}={value}" for name, value in variables.items())
 
 
 def _workdir(asked: str | None, config: dict[str, Any]) -> str:

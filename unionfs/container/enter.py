@@ -1,9 +1,9 @@
 """One more process in a container that runs: `exec`.
 
-Called by `lifecycle.py`. It needs no monitor: a helper process joins the container's namespaces by one setns(2) on a
-pidfd, and forks; its child is born in the container's pid namespace and becomes the program. Without a terminal the
-program has the caller's own streams; with one, the terminal is opened in the container's /dev/pts and its other end is
-sent here.
+Called by `lifecycle.py`, and by the command. It needs no monitor: a helper process joins the container's namespaces by
+one setns(2) on a pidfd, and forks; its child is born in the container's pid namespace and becomes the program. Without
+a terminal the program has the caller's own streams; with one, the terminal is opened in the container's /dev/pts and
+its other end is sent here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
@@ -20,6 +20,7 @@ from unionfs.container.attach import session
 from unionfs.container.cgroup import Cgroup
 from unionfs.container.explain import Explainer
 from unionfs.container.process import Program, Streams
+from unionfs.container.spec import merge_variables
 from unionfs.container.state import Record, open_process
 from unionfs.errors import UnionfsError
 from unionfs.linux import namespaces, sockets, terminal
@@ -36,6 +37,7 @@ from unionfs.linux.sockets import Socket
 
 _NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 _CHUNK = 1 << 16
+_NOWHERE = Streams()
 
 
 class Entered(NamedTuple):
@@ -44,6 +46,26 @@ class Entered(NamedTuple):
     pid: int
     helper: int
     master: int
+
+
+def execute(
+    record: Record, argv: Sequence[str], *, environment: Iterable[str] = (), workdir: str = "", user: str = "",
+    tty: bool = False, streams: Streams = _NOWHERE, explain: int = -1,
+) -> Entered:  # fmt: skip
+    """See Container.exec."""
+    if Cgroup.of(record.id).is_frozen():
+        raise UnionfsError(f"container {record.name}", "is paused", f"unionfs unpause {record.name}")
+    spec = record.spec
+    terminal = ("TERM=xterm",) if tty else ()
+    run = Program.of(spec)._replace(
+        argv=tuple(argv), env=merge_variables(terminal, spec.env, tuple(environment)),
+        workdir=workdir or spec.workdir, user=user or spec.user, tty=tty,
+    )  # fmt: skip
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return enter(record, run, Streams(*(null if fd < 0 else fd for fd in streams)), Explainer(explain))
+    finally:
+        os.close(null)
 
 
 def enter(record: Record, run: Program, streams: Streams, explain: Explainer) -> Entered:

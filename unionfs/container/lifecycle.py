@@ -29,9 +29,8 @@ from typing import Any
 from unionfs.container import attach, create, enter, frames, log, monitor, names, process, roots, uplink
 from unionfs.container.cgroup import Cgroup, Usage
 from unionfs.container.create import Request
-from unionfs.container.explain import Explainer
 from unionfs.container.frames import Frames
-from unionfs.container.process import Program, StartError, Streams
+from unionfs.container.process import StartError, Streams
 from unionfs.container.state import RUNNING, STARTING, Containers, Record, open_process
 from unionfs.errors import UnionfsError
 from unionfs.image.database import Database, default_root
@@ -217,20 +216,10 @@ class Container:
 
         Raises StartError; UnionfsError when the container does not run or is paused.
         """
-        record = self._running()
-        if self.is_paused:
-            raise UnionfsError(f"container {record.name}", "is paused", f"unionfs unpause {record.name}")
-        spec = record.spec
-        terminal = ("TERM=xterm",) if tty else ()
-        run = Program.of(spec)._replace(
-            argv=tuple(argv), env=create.environment(terminal, spec.env, tuple(environment)),
-            workdir=workdir or spec.workdir, user=user or spec.user, tty=tty,
+        return enter.execute(
+            self.record, argv, environment=environment, workdir=workdir, user=user, tty=tty, streams=streams,
+            explain=explain,
         )  # fmt: skip
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return enter.enter(record, run, Streams(*(null if fd < 0 else fd for fd in streams)), Explainer(explain))
-        finally:
-            os.close(null)
 
     # What it said
 

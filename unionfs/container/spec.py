@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 BIND, VOLUME, TMPFS = "bind", "volume", "tmpfs"
@@ -35,6 +36,20 @@ class Mount(NamedTuple):
     """tmpfs: words of mount(8), as "size=64m" and "mode=1777"."""
     creates: bool = False
     """A source that is missing is made, a directory: docker's -v, not its --mount."""
+
+
+def merge_variables(*parts: Sequence[str]) -> tuple[str, ...]:
+    """Later words win; a name alone copies the variable of this process, where there is one."""
+    variables: dict[str, str] = {}
+    for word in (word for part in parts for word in part):
+        name, equals, value = word.partition("=")
+        if equals:
+            variables[name] = value
+        elif name in os.environ:
+            variables[name] = os.environ[name]
+        else:
+            variables.pop(name, None)
+    return tuple(f"{name}={value}" for name, value in variables.items())
 
 
 def normal(path: str) -> str:
