@@ -58,7 +58,7 @@ class TestScheduling:
     @pytest.fixture
     def served(self, box: Launcher) -> Served:
         _, (daemon,), first = family(box)
-        return Served(Path(f"/proc/{first}/root/srv"), daemon)
+        return Served(Path("/proc", str(first), "root", "srv"), daemon)
 
     def test_the_daemon_gives_way_while_there_is_work_and_only_then(self, served: Served) -> None:
         assert served.works_until(served.gives_way)
@@ -82,6 +82,6 @@ class TestScheduling:
         options = ("--storage-opt", "scheduling=normal")
         launcher.ok("run", "-d", *options, "--name", "box", "host", "sleep", "1000")
         _, (daemon,), first = family(launcher)
-        served = Served(Path(f"/proc/{first}/root/srv"), daemon)
+        served = Served(Path("/proc", str(first), "root", "srv"), daemon)
         served.work(2000)
         assert not served.gives_way()
