@@ -34,7 +34,7 @@ class Launcher:
         """The standard output of a command that gets `data` on its standard input."""
         command = [*COMMAND, *words]
         done = subprocess.run(command, input=data, env=self.environment, capture_output=True, timeout=SECONDS)
-        assert done.returncode == 0, done.stderr.decode()
+        assert done.returncode == 0, (done.returncode, len(done.stdout), done.stderr.decode())
         return done.stdout
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:

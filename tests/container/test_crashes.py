@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.launcher import Launcher
+from tests.fuse.scheduled import eventually, processes_below
 from unionfs.image.database import Database
 from unionfs.linux import mounts, namespaces
 
@@ -30,25 +31,12 @@ def row(launcher: Launcher, name: str) -> dict[str, object]:
 
 
 def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while namespaces.start_time(pid):
-        assert time.monotonic() < deadline, f"{pid} is still there"
-        time.sleep(0.02)
+    assert eventually(lambda: not namespaces.start_time(pid))
 
 
-def until_reaped(pid: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline, f"{pid} is still there"
-        time.sleep(0.02)
-
-
-def until_waiting(process: int, awaited: int) -> None:
-    """Until it has a descriptor of the other process, or has ended."""
-    deadline = time.monotonic() + SECONDS
-    while namespaces.start_time(process) and f"\nPid:\t{awaited}\n" not in descriptors_of(process):
-        assert time.monotonic() < deadline, f"{process} does not wait"
-        time.sleep(0.02)
+def is_waiting(process: int, awaited: int) -> bool:
+    """It has a descriptor of the other process, or has ended."""
+    return not namespaces.start_time(process) or f"\nPid:\t{awaited}\n" in descriptors_of(process)
 
 
 def descriptors_of(pid: int) -> str:
@@ -58,10 +46,6 @@ def descriptors_of(pid: int) -> str:
         with suppress(OSError):
             text += path.read_text()
     return text
-
-
-def children_of(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def is_clean(launcher: Launcher) -> None:
@@ -81,7 +65,7 @@ def running(launcher: Launcher) -> Launcher:
 def test_a_killed_monitor_takes_its_container_along(running: Launcher) -> None:
     found = row(running, "box")
     monitor, pid = int(str(found["owner"])), int(str(found["pid"]))
-    others = children_of(monitor)
+    others = processes_below(monitor)
     os.kill(monitor, signal.SIGKILL)
     for process in (monitor, pid, *others):
         until_gone(process)
@@ -95,7 +79,7 @@ def test_a_killed_monitor_takes_its_container_along(running: Launcher) -> None:
 def test_a_killed_daemon_ends_its_container(running: Launcher) -> None:
     """Its root is gone: nothing in it can go on, and it is said why."""
     found = row(running, "box")
-    daemons = [child for child in children_of(int(str(found["owner"]))) if child != int(str(found["pid"]))]
+    daemons = [child for child in processes_below(int(str(found["owner"]))) if child != int(str(found["pid"]))]
     assert daemons
     os.kill(daemons[0], signal.SIGKILL)
     assert running.ok("wait", "box") == "137"
@@ -159,7 +143,7 @@ def test_killed_at_any_moment(launcher: Launcher, chances: int) -> None:
         )  # fmt: skip
         time.sleep(chance.uniform(0.02, 0.25))
         if number % 2:
-            for child in children_of(process.pid) if process.poll() is None else ():
+            for child in processes_below(process.pid) if process.poll() is None else ():
                 os.kill(child, signal.SIGKILL)
         process.kill()
         process.wait()
@@ -196,10 +180,9 @@ def test_one_that_has_ended_and_is_not_entered_as_ended(running: Launcher) -> No
     found = row(running, "box")
     with Database(str(running.root)) as database, database.writing():
         os.kill(int(str(found["pid"])), signal.SIGKILL)
-        until_reaped(int(str(found["pid"])))
+        assert eventually(lambda: not os.path.exists(f"/proc/{found['pid']}"))  # reaped
         started = [running.start(*words, "box") for words in (["kill"], ["stop"], ["rm", "-f"])]
-        for process in started:
-            until_waiting(process.pid, int(str(found["owner"])))
+        assert eventually(lambda: all(is_waiting(process.pid, int(str(found["owner"]))) for process in started))
     said = [(*process.communicate(timeout=120), process.returncode) for process in started]
     assert [status for *_, status in said] == [0, 0, 0], said
     assert running.names() == []

@@ -37,7 +37,8 @@ from unionfs.linux.sockets import Socket
 
 _NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 _CHUNK = 1 << 16
-_NOWHERE = Streams()
+NOWHERE = Streams()
+"""/dev/null."""
 
 
 class Entered(NamedTuple):
@@ -50,7 +51,7 @@ class Entered(NamedTuple):
 
 def execute(
     record: Record, argv: Sequence[str], *, environment: Iterable[str] = (), workdir: str = "", user: str = "",
-    tty: bool = False, streams: Streams = _NOWHERE, explain: int = -1,
+    tty: bool = False, streams: Streams = NOWHERE, explain: int = -1,
 ) -> Entered:  # fmt: skip
     """See Container.exec."""
     if Cgroup.of(record.id).is_frozen():

@@ -36,7 +36,6 @@ from unionfs.errors import UnionfsError
 from unionfs.image.database import Database, default_root
 from unionfs.linux import namespaces, sockets
 
-_NULL = Streams()
 _PATIENCE_SECONDS = 60.0
 """How long a monitor may take for the end of its container: it gives the daemon 30 seconds, and the state's disk may be
 slow."""
@@ -209,7 +208,7 @@ class Container:
 
     def exec(
         self, argv: Sequence[str], *, environment: Iterable[str] = (), workdir: str = "", user: str = "",
-        tty: bool = False, streams: Streams = _NULL, explain: int = -1,
+        tty: bool = False, streams: Streams = enter.NOWHERE, explain: int = -1,
     ) -> enter.Entered:  # fmt: skip
         """Start one more program in it; it has the container's environment, working directory and user unless told
         otherwise, and the given streams, /dev/null where none are given, or a terminal. `enter.wait` waits for it.

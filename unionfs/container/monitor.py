@@ -247,10 +247,11 @@ class _Monitor:
         poll = select.poll()
         for fd, (mask, _) in actions.items():
             poll.register(fd, mask)
-        if seconds is None and not self.is_settled:
+        settles = seconds is None and not self.is_settled
+        if settles:
             seconds = _SETTLING_SECONDS
         ready = [actions[fd][1] for fd, _ in poll.poll(None if seconds is None else math.ceil(seconds * 1000))]
-        if not ready and seconds == _SETTLING_SECONDS:
+        if settles and not ready:
             self.is_settled = True
             memory.give_back()
         if self.watch is not None and self.watch.seconds() == 0:

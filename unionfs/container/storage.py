@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DRIVERS = ("unionfs", "overlay")
 _ENGINE = ("unionfs.fuse.daemon", "unionfs.fuse.mount", "unionfs.fuse.options")
-_YIELDING = "unionfs.fuse.yielding"
 DIALECTS = {"unionfs": "aufs", "overlay": "overlay"}
 """How each driver's layers say that a name is deleted."""
 
@@ -55,8 +54,12 @@ def check_driver(name: str, options: Sequence[str]) -> None:
 
 def load(driver: str) -> None:
     """Load now what a start with this driver needs, so that each start from here on is as quick as it can be."""
-    for name in _ENGINE if driver == "unionfs" else ():
-        importlib.import_module(name)
+    gc.disable()  # what a module makes when it is loaded stays
+    try:
+        for name in _ENGINE if driver == "unionfs" else ():
+            importlib.import_module(name)
+    finally:
+        gc.enable()
 
 
 class Daemon(NamedTuple):
@@ -111,7 +114,7 @@ def _refused(why: str) -> UnionfsError:
 
 def _mount_unionfs(place: Place, options: Sequence[str], foreign: Sequence[int], watches: bool) -> Daemon:
     daemon: Any = importlib.import_module("unionfs.fuse.daemon")
-    yielding: Any = importlib.import_module(_YIELDING)
+    yielding: Any = importlib.import_module("unionfs.fuse.yielding")
     bell = yielding.Bell() if watches and yielding.allowed() else None
     pid = daemon.daemonize(lambda ready: _serve(place, options, foreign, ready, bell))
     if bell is None:
@@ -124,12 +127,12 @@ def _serve(
     place: Place, options: Sequence[str], foreign: Sequence[int], ready: Callable[[], None], bell: Bell | None
 ) -> None:
     """In the daemon, which ends when its union is unmounted, and unmounts it when the monitor has ended."""
-    gc.disable()  # what is loaded stays; it is on again when the mount answers
     namespaces.die_with_parent(signal.SIGTERM)
     for fd in foreign:
         os.close(fd)
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     events.log_to(events.to_descriptor(log, dated=True))
+    load("unionfs")
     engine: Any = importlib.import_module("unionfs.fuse.mount")
     asked = importlib.import_module("unionfs.fuse.options").parse(",".join(options).encode())
     request = asked._replace(

@@ -277,7 +277,6 @@ def _tune(number: int) -> None:
         pass  # not root of this machine: the kernel's own 128 KiB stay
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-    gc.enable()
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
